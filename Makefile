@@ -1,0 +1,33 @@
+# The habits of this project. Each target is a line or two; the work is in scripts/.
+.PHONY: help demo demo-down test lint test-unit docs lock clean
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z%<>-]+:.*## / {printf "%-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## Deploy MLflow to a container host on this machine and log a run
+	@scripts/demo up
+
+demo-down: ## Remove the container host and all that the demo made
+	@scripts/demo down
+
+test: ## Run everything: lint, unit tests, every Molecule scenario
+	@scripts/test
+
+lint: ## Run the linters
+	@scripts/test lint
+
+test-unit: ## Run the unit tests
+	@scripts/test unit
+
+test-%: ## Run one Molecule scenario
+	@scripts/test $*
+
+docs: ## Write what is generated from the roles' specs
+	@scripts/bootstrap && .venv/bin/python scripts/generate_docs.py
+
+lock: ## Compile the locks anew
+	@scripts/bootstrap && scripts/lock
+
+clean: ## Remove caches, the virtual environment and test results
+	rm -rf .venv .cache .test .mypy_cache .ruff_cache .pytest_cache
