@@ -11,20 +11,17 @@ The tables are tests/bad_values/<role>.yml:
 """
 
 import functools
-import json
-import os
 import re
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-PROJECT = Path(__file__).parents[1]
+from tests.project import PROJECT, SECRET_NAME
+from tests.rows import run_rows
+
 TABLES = sorted((PROJECT / "tests" / "bad_values").glob("*.yml"))
-SECRET = re.compile(r"(password|passwords|secret|secret_key|passphrase|token|signing_key)$")
 # What Ansible says before the sentence about a value that does not fit its spec.
 SPEC_HEADING = "Validation of arguments failed:\n"
 
@@ -49,38 +46,8 @@ def rows() -> list[Any]:
 def run(table: Path) -> tuple[dict[str, str], str]:
     """Validate all rows of a table in one run; return the refusal of each host, and all that was printed."""
     valid = load(table)["valid"]
-    hosts = {"valid": valid}
-    hosts |= {f"row-{number:02}": valid | row["vars"] for number, row in enumerate(load(table)["bad"], start=1)}
-    common = {
-        "ansible_connection": "local",
-        "ansible_python_interpreter": "{{ ansible_playbook_python }}",
-        "role_under_test": load(table)["role"],
-        "project": str(PROJECT),
-    }
-    with tempfile.TemporaryDirectory() as directory:
-        inventory, refusals = Path(directory, "inventory.json"), Path(directory, "refusals.json")
-        inventory.write_text(json.dumps({"all": {"hosts": hosts, "vars": common}}))
-        environment = {name: value for name, value in os.environ.items() if name != "SSH_CONNECTION"}
-        environment |= {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_FORKS": "8", "NO_COLOR": "1"}
-        result = subprocess.run(
-            [
-                "ansible-playbook",
-                "-vvv",
-                "--diff",
-                "--inventory",
-                str(inventory),
-                "--extra-vars",
-                json.dumps({"refusals_file": str(refusals)}),
-                str(PROJECT / "tests" / "files" / "validate.yml"),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment,
-        )
-        assert refusals.exists(), result.stdout[-4000:] + result.stderr[-4000:]
-        said: dict[str, str] = json.loads(refusals.read_text())
-    return said, result.stdout + result.stderr
+    rows = {f"row-{number:02}": valid | row["vars"] for number, row in enumerate(load(table)["bad"], start=1)}
+    return run_rows(load(table)["role"], {"valid": valid} | rows)
 
 
 def secrets_of(name: str, value: object) -> list[str]:
@@ -89,11 +56,11 @@ def secrets_of(name: str, value: object) -> list[str]:
         return [
             text
             for key, inner in value.items()
-            for text in secrets_of(name if SECRET.search(name) else str(key), inner)
+            for text in secrets_of(name if SECRET_NAME.search(name) else str(key), inner)
         ]
     if isinstance(value, list):
         return [text for inner in value for text in secrets_of(name, inner)]
-    return [str(value)] if SECRET.search(name) and len(str(value)) >= 8 else []
+    return [str(value)] if SECRET_NAME.search(name) and len(str(value)) >= 8 else []
 
 
 @pytest.mark.parametrize(("table", "number", "row"), rows())
