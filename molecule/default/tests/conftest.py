@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
+import uuid
 from collections.abc import Iterator
 
 import pytest
 import requests
+
 from testing.deployment import Site
 
 
@@ -20,6 +23,23 @@ def admin(site: Site) -> Iterator[requests.Session]:
     """Yield a session of the administrator."""
     with site.session() as session:
         yield session
+
+
+@pytest.fixture
+def anonymous(site: Site) -> Iterator[requests.Session]:
+    """Yield a session that is not logged in."""
+    with site.anonymous() as session:
+        yield session
+
+
+@pytest.fixture
+def user(site: Site, admin: requests.Session) -> Iterator[tuple[str, str]]:
+    """Yield name and password of a user to whom nothing was granted."""
+    name, password = f"user-{uuid.uuid4().hex}", secrets.token_urlsafe()
+    users = f"{site.url}/api/2.0/mlflow/users"
+    admin.post(f"{users}/create", json={"username": name, "password": password}, timeout=60).raise_for_status()
+    yield name, password
+    admin.delete(f"{users}/delete", json={"username": name}, timeout=60).raise_for_status()
 
 
 @pytest.fixture

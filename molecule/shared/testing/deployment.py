@@ -49,11 +49,16 @@ class Site:
         """Name and password of the administrator."""
         return "admin", self.secret("mlflow_admin_password")
 
-    def session(self) -> requests.Session:
-        """Return a session that verifies the site and is logged in as the administrator."""
+    def anonymous(self) -> requests.Session:
+        """Return a session that verifies the site and is not logged in."""
         session = requests.Session()
         session.verify = str(self.ca_file)
         # Otherwise REQUESTS_CA_BUNDLE of the machine would win over `verify`.
         session.trust_env = False
+        return session
+
+    def session(self) -> requests.Session:
+        """Return a session that verifies the site and is logged in as the administrator."""
+        session = self.anonymous()
         session.auth = self.admin
         return session
