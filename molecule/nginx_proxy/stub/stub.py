@@ -32,7 +32,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def authenticated(self) -> bool:
         """Say whether the request carries a right password."""
         _, _, encoded = self.headers.get("Authorization", "").partition(" ")
-        user, _, password = base64.b64decode(encoded).decode().partition(":")
+        try:
+            user, _, password = base64.b64decode(encoded).decode().partition(":")
+        except ValueError:
+            return False
         return USERS.get(user) == password
 
     def take_body(self) -> int:

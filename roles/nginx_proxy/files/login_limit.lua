@@ -18,7 +18,8 @@ local function counters()
   if #address == 16 then
     address = address:sub(1, 8) -- IPv6: who has one address there has the whole /64
   end
-  local encoded = authorization:match("^[Bb][Aa][Ss][Ii][Cc]%s+(%S+)")
+  -- What cannot be read as strictly as this is all counted under the empty name.
+  local encoded = authorization:match("^[Bb][Aa][Ss][Ii][Cc] +(.+)$")
   local user = (encoded and ngx.decode_base64(encoded) or ""):match("^[^:]*")
   return address, address .. ngx.md5_bin(user)
 end
