@@ -1,0 +1,197 @@
+"""The server alone, on its socket: processes, login, files, and what happens when a change goes wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from testinfra.host import Host
+
+from testing.playbook import run_playbook
+
+CONVERGE = "molecule/mlflow_server/converge.yml"
+SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
+SECRETS = {
+    name: value
+    for name, value in yaml.safe_load(Path(__file__).parent.parent.joinpath("vars.yml").read_text()).items()
+    if isinstance(value, str) and value.startswith("test-")
+}
+
+
+def active_colour(host: Host) -> str:
+    """Return the colour that serves."""
+    return str(host.check_output("basename $(readlink /opt/mlflow/active)"))
+
+
+def ask(host: Host, path: str, user: str = "admin", password: str = SECRETS["mlflow_server_admin_password"]) -> int:
+    """Return the status of a request to the socket, as nginx would send it."""
+    return int(
+        host.check_output(
+            f"curl --silent --output /dev/null --write-out '%{{http_code}}' --unix-socket /opt/mlflow/active/socket "
+            f"--user '{user}:{password}' 'http://mlflow.test{path}'"
+        )
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def curl(host: Host) -> None:
+    """Give the host the client that these tests ask with."""
+    host.check_output("apt-get install --yes --quiet --quiet --no-install-recommends curl")
+
+
+def test_one_colour_runs_now_and_after_a_reboot(host: Host) -> None:
+    active = active_colour(host)
+    idle = "green" if active == "blue" else "blue"
+    assert host.service(f"mlflow@{active}").is_running, host.check_output(f"journalctl --unit=mlflow@{active}")
+    assert host.service(f"mlflow@{active}").is_enabled
+    assert not host.service(f"mlflow@{idle}").is_running
+    assert not host.service(f"mlflow@{idle}").is_enabled
+
+
+def test_login_is_asked_for_and_checked(host: Host) -> None:
+    assert ask(host, SEARCH) == 200
+    assert ask(host, SEARCH, password="not-the-password") == 401
+    assert ask(host, SEARCH, user="nobody") == 401
+    assert ask(host, "/health", user="nobody") == 200
+
+
+def test_native_routes_are_served(host: Host) -> None:
+    # 404 is what plain WSGI would say. An empty body is no trace, and no credentials are no entry.
+    assert ask(host, "/v1/traces") == 405
+
+
+def test_request_for_another_host_is_refused(host: Host) -> None:
+    status = host.check_output(
+        "curl --silent --output /dev/null --write-out '%{http_code}' --unix-socket /opt/mlflow/active/socket "
+        f"--user admin:{SECRETS['mlflow_server_admin_password']} http://elsewhere.test{SEARCH}"
+    )
+    assert status == "403"
+
+
+def test_socket_is_open_to_the_proxy_alone(host: Host) -> None:
+    socket = host.file(host.check_output("readlink --canonicalize /opt/mlflow/active/socket"))
+    assert (socket.user, socket.group, oct(socket.mode)) == ("mlflow", "mlflow-proxy", "0o660")
+    connect = "curl --silent --show-error --unix-socket /opt/mlflow/active/socket http://mlflow.test/health"
+    assert "Permission denied" in host.run(f"runuser -u nobody -- {connect}").stderr
+    assert host.run(f"runuser -u nobody -g mlflow-proxy -- {connect}").stdout == "OK"
+    assert host.run("ss --no-header --listening --tcp --processes | grep gunicorn").stdout == ""
+
+
+def test_unit_is_hardened(host: Host) -> None:
+    answer = host.check_output(f"systemd-analyze security --json=short mlflow@{active_colour(host)}.service")
+    assert len(json.loads(answer)) > 50
+    overall = host.run(f"systemd-analyze security --threshold=20 mlflow@{active_colour(host)}.service")
+    assert overall.rc == 0, overall.stdout[-300:]
+
+
+def test_server_cannot_write_beside_its_artifacts(host: Host) -> None:
+    pid = host.check_output(f"systemctl show -P MainPID mlflow@{active_colour(host)}")
+    enter = f"nsenter --target {pid} --mount -- runuser -u mlflow -- touch"
+    assert host.run(f"{enter} /var/lib/mlflow/artifacts/probe").rc == 0
+    assert "Read-only file system" in host.run(f"{enter} /var/lib/mlflow/probe").stderr
+    assert "Read-only file system" in host.run(f"{enter} /opt/mlflow/active/release/probe").stderr
+
+
+def test_secrets_are_readable_by_root_and_the_server_alone(host: Host) -> None:
+    colour = active_colour(host)
+    for path in (f"/etc/mlflow/{colour}/pg_service.conf", f"/etc/mlflow/{colour}/credentials/kek_passphrase"):
+        assert host.file(path).size > 0
+        assert "Permission denied" in host.run(f"runuser -u nobody -g mlflow-proxy -- cat {path}").stderr
+    assert "Permission denied" in host.run(f"runuser -u mlflow -- ls /etc/mlflow/{colour}/credentials").stderr
+
+
+def test_no_secret_in_the_process_table(host: Host) -> None:
+    pids = host.check_output("pgrep --full gunicorn").split()
+    assert len(pids) >= 3
+    for pid in pids:
+        shown = host.run(f"cat /proc/{pid}/cmdline /proc/{pid}/environ").stdout
+        assert [name for name, value in SECRETS.items() if value in shown] == []
+
+
+def test_release_is_complete_and_the_users_cannot_change_it(host: Host) -> None:
+    release = host.check_output("readlink --canonicalize /opt/mlflow/active/release")
+    assert host.file(f"{release}/.complete").exists
+    assert host.run(f"find {release} -not -user root -print -quit").stdout == ""
+    assert host.run(f"find {release} -type f -perm /go=w -print -quit").stdout == ""
+    assert host.file(host.check_output("readlink --canonicalize /opt/mlflow/active/static") + "/index.html.gz").exists
+
+
+def test_no_telemetry_no_jobs(host: Host) -> None:
+    # One master and two workers: a job runner would be nine processes more.
+    assert len(host.check_output("pgrep --full --uid mlflow .").split()) == 3
+    settings = host.file(f"/etc/mlflow/{active_colour(host)}/gunicorn.conf.py").content_string
+    assert '"MLFLOW_DISABLE_TELEMETRY": "true"' in settings
+
+
+def test_tables_belong_to_the_owner_role(host: Host) -> None:
+    query = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'"
+    for database in ("mlflow", "mlflow_auth"):
+        command = f'cd / && runuser -u postgres -- psql --no-align --tuples-only --command "{query}" {database}'
+        assert host.check_output(command) == "mlflow_owner"
+
+
+def test_changed_lock_builds_another_release_and_the_old_one_is_the_way_back(host: Host) -> None:
+    before = host.check_output("readlink --canonicalize /opt/mlflow/active/release")
+    run = run_playbook(CONVERGE, mlflow_server_extra_packages=["cachetools"])
+    assert run.returned == 0, run.output[-3000:]
+    after = host.check_output("readlink --canonicalize /opt/mlflow/active/release")
+    assert after != before
+    assert host.file(f"{before}/.complete").exists
+
+    run = run_playbook(CONVERGE)
+    assert run.returned == 0, run.output[-3000:]
+    assert "Build the release" not in run.output.partition("CHANGES")[2]
+    assert host.check_output("readlink --canonicalize /opt/mlflow/active/release") == before
+    assert ask(host, SEARCH) == 200
+
+
+def test_release_that_was_cut_off_is_built_again(host: Host) -> None:
+    release = host.check_output("readlink --canonicalize /opt/mlflow/active/release")
+    host.check_output(f"rm {release}/.complete {release}/lib/python3*/site-packages/alembic/script/base.py")
+    run = run_playbook(CONVERGE)
+    assert run.returned == 0, run.output[-3000:]
+    assert host.run(f"ls {release}/lib/python3*/site-packages/alembic/script/base.py").rc == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"mlflow_server_settings": {"MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NoSuchPool"}}, "serves on."),
+        ({"mlflow_server_database_password": "not-the-database-password"}, "The database 'mlflow' cannot be used"),
+        ({"mlflow_server_pool_size": 100}, "the database grants"),
+        (
+            {"mlflow_server_admin_password": "not-the-admin-password"},
+            "mlflow_server_admin_password is not the password of the account 'admin'",
+        ),
+    ],
+    ids=["setting", "database-password", "connections", "admin-password"],
+)
+def test_colour_that_does_not_get_ready_leaves_the_other_serving(
+    host: Host, wrong: dict[str, object], sentence: str
+) -> None:
+    before = active_colour(host)
+    pid = host.check_output(f"systemctl show -P MainPID mlflow@{before}")
+    run = run_playbook(CONVERGE, mlflow_server_ready_timeout=15, **wrong)
+    assert run.returned != 0
+    assert sentence in " ".join(run.output.split())
+    assert [name for name, value in SECRETS.items() if value in run.output] == []
+    assert "Traceback" not in run.output.partition("journal")[0]
+    assert active_colour(host) == before
+    assert host.check_output(f"systemctl show -P MainPID mlflow@{before}") == pid
+    assert ask(host, SEARCH) == 200
+
+    run = run_playbook(CONVERGE)
+    assert run.returned == 0, run.output[-3000:]
+
+
+def test_old_releases_are_pruned_to_the_number(host: Host) -> None:
+    for number in range(1, 4):
+        host.check_output(f"mkdir --parents /opt/mlflow/releases/old-{number}")
+        host.check_output(f"touch --date '{number} days ago' /opt/mlflow/releases/old-{number}")
+    run = run_playbook(CONVERGE, mlflow_server_releases_kept=3)
+    assert run.returned == 0, run.output[-3000:]
+    left = host.check_output("ls /opt/mlflow/releases").split()
+    assert len(left) <= 3
+    assert Path(host.check_output("readlink --canonicalize /opt/mlflow/active/release")).name in left
