@@ -71,8 +71,8 @@ def scram_sha_256_verifier(password: str, role: str, server: str = "") -> str:
 def verifier(password: str, salt: bytes) -> str:
     """Return the verifier of a password with a given salt.
 
-    The keys are those of RFC 5802, section 3, with SHA-256 as RFC 7677 has it. The number of iterations and
-    ``SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`` are PostgreSQL's (``pg_authid.rolpassword``).
+    The keys are those of RFC 5802, section 3, with SHA-256 as RFC 7677 has it. The iterations and the
+    form ``SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`` are those of ``pg_authid.rolpassword``.
     """
     salted_password = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, ITERATIONS)
     client_key = hmac.digest(salted_password, b"Client Key", "sha256")

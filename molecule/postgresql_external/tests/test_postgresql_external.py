@@ -1,0 +1,110 @@
+"""The external mode: a host without a server, whose databases are made by an administrator who is no superuser."""
+
+import json
+import os
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import testinfra
+
+PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
+INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
+DATABASES = ["mlflow", "mlflow_auth"]
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Any:
+    return testinfra.get_host("ansible://test-postgresql-external-cloud", ansible_inventory=INVENTORY)
+
+
+@pytest.fixture(scope="module")
+def site() -> Any:
+    return testinfra.get_host("ansible://test-postgresql-external-site", ansible_inventory=INVENTORY)
+
+
+@pytest.fixture(scope="module")
+def passwords(site: Any) -> dict[str, str]:
+    found: dict[str, str] = site.ansible.get_variables()["postgresql_login_passwords"]
+    return found
+
+
+def log_in(cloud: Any, role: str, password: str, database: str) -> Any:
+    """Log in over TLS, on the one host that has a client."""
+    return cloud.run(
+        "PGPASSWORD=%s psql --no-psqlrc --tuples-only --no-align --command 'SELECT current_user' %s",
+        password,
+        f"host=test-postgresql-external-cloud sslmode=require dbname={database} user={role}",
+    )
+
+
+def administer(cloud: Any, sql: str, database: str = "postgres") -> str:
+    command = ["psql", "--no-psqlrc", "--tuples-only", "--no-align", "--command", sql, database]
+    return str(cloud.check_output(f"runuser --user postgres -- {shlex.join(command)}"))
+
+
+def playbook(**variables: Any) -> Any:
+    book = PROJECT / "molecule/postgresql_external/converge.yml"
+    return subprocess.run(
+        ["ansible-playbook", "-i", INVENTORY, "-vvv", "--diff", "-e", json.dumps(variables), book],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_managed_host_has_no_server(site: Any) -> None:
+    assert site.package("python3-psycopg2").is_installed
+    assert not site.package("postgresql-common").is_installed
+
+
+def test_the_administrator_is_no_superuser(cloud: Any) -> None:
+    assert administer(cloud, "SELECT rolsuper FROM pg_roles WHERE rolname = 'cloud_admin'") == "f"
+
+
+@pytest.mark.parametrize("role", ["mlflow_a", "mlflow_b"])
+@pytest.mark.parametrize("database", DATABASES)
+def test_a_login_role_acts_as_the_owner(cloud: Any, passwords: dict[str, str], role: str, database: str) -> None:
+    login = log_in(cloud, role, passwords[role], database)
+    assert login.stdout.strip() == "mlflow_owner", login.stderr
+
+
+@pytest.mark.parametrize("database", DATABASES)
+def test_a_database_is_its_owner_s_alone(cloud: Any, database: str) -> None:
+    made = """SELECT pg_get_userbyid(datdba), pg_encoding_to_char(encoding),
+                     has_database_privilege('pg_monitor', datname, 'CONNECT'),
+                     has_schema_privilege('pg_monitor', 'public', 'USAGE')
+              FROM pg_database WHERE datname = current_database()"""
+    assert administer(cloud, made, database) == "mlflow_owner|UTF8|f|f"
+
+
+def test_a_run_changes_a_password_without_showing_it(cloud: Any, passwords: dict[str, str]) -> None:
+    changed = {**passwords, "mlflow_b": "changed-password-of-b"}
+    try:
+        run = playbook(postgresql_login_passwords=changed)
+        assert run.returncode == 0, run.stdout[-5000:]
+        assert log_in(cloud, "mlflow_a", changed["mlflow_a"], "mlflow").succeeded
+        assert log_in(cloud, "mlflow_b", changed["mlflow_b"], "mlflow").succeeded
+        assert log_in(cloud, "mlflow_b", passwords["mlflow_b"], "mlflow").failed
+    finally:
+        back = playbook()
+    assert log_in(cloud, "mlflow_b", passwords["mlflow_b"], "mlflow").succeeded
+    output = run.stdout + run.stderr + back.stdout + back.stderr
+    secrets = [*passwords.values(), *changed.values(), "test-only-password-of-admin", "SCRAM-SHA-256$"]
+    assert not [secret for secret in secrets if secret in output]
+
+
+def test_a_server_that_another_ca_signed_is_refused(cloud: Any, tmp_path: Path) -> None:
+    # A CA of the same name, as somebody in between would make.
+    other = tmp_path / "other.crt"
+    made = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout /dev/null -subj"
+    other.write_text(cloud.check_output(f"{made} '/CN=PostgreSQL CA of test-postgresql-external-cloud' 2>/dev/null"))
+    try:
+        run = playbook(postgresql_external_ca_file=str(other))
+        assert run.returncode != 0
+        assert "certificate verify failed" in run.stdout
+    finally:
+        assert playbook().returncode == 0
