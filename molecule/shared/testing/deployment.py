@@ -40,9 +40,14 @@ class Site:
         """Certificate of the site's CA."""
         return self.state / "certificates" / "site-ca.crt"
 
+    @property
+    def secrets(self) -> Path:
+        """Directory that holds a file for each secret."""
+        return self.state / "secrets"
+
     def secret(self, name: str) -> str:
         """Return a secret of the site by name."""
-        return (self.state / "secrets" / name).read_text(encoding="utf-8").strip()
+        return (self.secrets / name).read_text(encoding="utf-8").strip()
 
     @property
     def admin(self) -> tuple[str, str]:

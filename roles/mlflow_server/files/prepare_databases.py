@@ -162,7 +162,11 @@ def main() -> int:
         with contextlib.closing(connect("mlflow")) as tracking, advisory_lock(tracking):
             check_connections(tracking, arguments.connections)
             migrate(
-                tracking, "tracking", "store/db_migrations", "alembic_version", ["mlflow", "db", "upgrade", f"{uri}mlflow"]
+                tracking,
+                "tracking",
+                "store/db_migrations",
+                "alembic_version",
+                ["mlflow", "db", "upgrade", f"{uri}mlflow"],
             )
             with contextlib.closing(connect("mlflow_auth")) as auth:
                 migrate(

@@ -1,0 +1,133 @@
+"""A client that writes through whatever is done to the server, and keeps the accounts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import requests
+
+from testing.deployment import Site
+
+CLIENTS = 4
+# Long enough that a request which waits for a new process is slow and not failed.
+REQUEST_TIMEOUT_SECONDS = 60
+# Between the requests of one client: the machine that is tested also runs Ansible.
+PAUSE_SECONDS = 0.02
+PAGE = 25_000
+
+
+@dataclass
+class Account:
+    """What a load did and what came of it.
+
+    Args:
+        run_id: Run that is written to.
+        acknowledged: Steps whose metric the server has confirmed.
+        failures: What went wrong, in words.
+    """
+
+    run_id: str
+    acknowledged: set[int] = field(default_factory=set)
+    failures: list[str] = field(default_factory=list)
+
+    def lost(self, site: Site) -> set[int]:
+        """Return the steps that the server confirmed and does not have."""
+        return self.acknowledged - stored_steps(site, self.run_id)
+
+
+def start_run(site: Site, name: str) -> str:
+    """Start a run in an experiment of its own and return its id."""
+    with site.session() as session:
+        path = f"{site.url}/api/2.0/mlflow"
+        experiment = session.post(f"{path}/experiments/create", json={"name": f"{name}-{time.time_ns()}"}, timeout=60)
+        experiment.raise_for_status()
+        body = {"experiment_id": experiment.json()["experiment_id"], "start_time": int(time.time() * 1000)}
+        run = session.post(f"{path}/runs/create", json=body, timeout=60)
+        run.raise_for_status()
+        return str(run.json()["run"]["info"]["run_id"])
+
+
+def stored_steps(site: Site, run_id: str) -> set[int]:
+    """Return the steps of the metric `load` that the server has for a run."""
+    steps: set[int] = set()
+    token: str | None = None
+    with site.session() as session:
+        while True:
+            query: dict[str, str | int] = {"run_id": run_id, "metric_key": "load", "max_results": PAGE}
+            if token:
+                query["page_token"] = token
+            answer = session.get(f"{site.url}/api/2.0/mlflow/metrics/get-history", params=query, timeout=60)
+            answer.raise_for_status()
+            body = answer.json()
+            steps |= {int(metric.get("step", 0)) for metric in body.get("metrics", [])}
+            token = body.get("next_page_token")
+            if not token:
+                return steps
+
+
+def write(site: Site, account: Account, first: int, stop: threading.Event) -> None:
+    """Log one metric after the other until told to stop. Nothing is tried twice: a failure is a failure.
+
+    Args:
+        site: Where to write.
+        account: Where to keep count.
+        first: First step; the next ones are CLIENTS apart, so that no two clients share one.
+        stop: Set from outside to end.
+    """
+    step = first
+    with site.session() as session:
+        while not stop.is_set():
+            metric = {"run_id": account.run_id, "key": "load", "value": 1.0, "timestamp": step, "step": step}
+            try:
+                answer = session.post(
+                    f"{site.url}/api/2.0/mlflow/runs/log-metric", json=metric, timeout=REQUEST_TIMEOUT_SECONDS
+                )
+                if answer.status_code == requests.codes.ok:
+                    account.acknowledged.add(step)
+                else:
+                    account.failures.append(f"step {step}: {answer.status_code} {answer.text[:200]}")
+            except requests.RequestException as error:
+                account.failures.append(f"step {step}: {error}")
+            step += CLIENTS
+            stop.wait(PAUSE_SECONDS)
+
+
+@contextmanager
+def load(site: Site, name: str) -> Iterator[Account]:
+    """Write to the site from several clients for as long as the block runs.
+
+    Args:
+        site: Where to write.
+        name: Name of the experiment, made unique.
+
+    Yields:
+        The account, complete when the block has ended.
+    """
+    account = Account(start_run(site, name))
+    stop = threading.Event()
+    threads = [threading.Thread(target=write, args=(site, account, number, stop)) for number in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield account
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def wait_until_written(account: Account, more: int, seconds: float = 120) -> None:
+    """Wait until that many further metrics are confirmed: proof that the site serves.
+
+    Raises:
+        AssertionError: They were not, in that many seconds.
+    """
+    goal = len(account.acknowledged) + more
+    deadline = time.monotonic() + seconds
+    while len(account.acknowledged) < goal:
+        assert time.monotonic() < deadline, f"no {more} writes within {seconds} s; last: {account.failures[-3:]}"
+        time.sleep(0.2)

@@ -1,0 +1,60 @@
+"""Run playbooks from within a test, as an operator does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
+TIMEOUT_SECONDS = 900
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run of a playbook.
+
+    Args:
+        returned: Its exit status.
+        output: All that it printed.
+    """
+
+    returned: int
+    output: str
+
+    @property
+    def changed(self) -> int:
+        """Number of changed tasks, over all hosts."""
+        return sum(int(number) for number in re.findall(r"\bchanged=(\d+)", self.output))
+
+
+def run_playbook(playbook: str, *options: str, **variables: Any) -> Run:
+    """Run a playbook against the scenario's hosts.
+
+    Args:
+        playbook: Path below the project.
+        options: Further command-line options.
+        variables: Extra variables.
+
+    Returns:
+        The run, successful or not.
+    """
+    command = ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], str(PROJECT / playbook)]
+    command += [*options, "--extra-vars", json.dumps(variables)]
+    # In the project's directory, so that its ansible.cfg counts and not the one that Molecule writes.
+    environment = {name: value for name, value in os.environ.items() if name != "ANSIBLE_CONFIG"}
+    done = subprocess.run(
+        command,
+        cwd=PROJECT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_SECONDS,
+    )
+    return Run(done.returncode, done.stdout)
