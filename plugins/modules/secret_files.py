@@ -90,9 +90,7 @@ def read(path: Path) -> str:
         content = file.read().decode("utf-8", "replace").rstrip("\r\n")
     if len(content) < LENGTH_MIN:
         has = f"holds {len(content)} characters" if content else "is empty"
-        raise Refused(
-            f"{path} {has}; write a secret of at least {LENGTH_MIN} into it, or remove it to have one made."
-        )
+        raise Refused(f"{path} {has}; write a secret of at least {LENGTH_MIN} into it, or remove it to have one made.")
     # Spaces, line breaks and other scripts mean different things to each program that reads the secret.
     if not (content.isascii() and content.isprintable()) or " " in content:
         raise Refused(f"{path} holds more than one word of printable ASCII; write the secret alone into it.")
