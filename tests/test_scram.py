@@ -10,9 +10,7 @@ from ansible.errors import AnsibleFilterError
 
 from plugins.filter.scram import FilterModule, scram_sha_256_verifier, verifier
 
-FORM = re.compile(
-    r"SCRAM-SHA-256\$(?P<iterations>\d+):(?P<salt>[^$:]+)\$(?P<stored_key>[^$:]+):(?P<server_key>[^$:]+)"
-)
+FORM = re.compile(r"SCRAM-SHA-256\$(?P<iterations>\d+):(?P<salt>[^$:]+)\$(?P<stored_key>[^$:]+):(?P<server_key>[^$:]+)")
 PASSWORD = "a password of sixteen"
 
 
@@ -51,9 +49,7 @@ def test_the_salt_says_nothing_of_the_password() -> None:
     assert len(salts) == 1
 
 
-@pytest.mark.parametrize(
-    "password", ["", "pässword of sixteen", "with a\nline break", "with a\ttab", 1234567890123456]
-)
+@pytest.mark.parametrize("password", ["", "pässword of sixteen", "with a\nline break", "with a\ttab", 1234567890123456])
 def test_other_passwords_are_refused_without_being_shown(password: str) -> None:
     with pytest.raises(AnsibleFilterError, match="The password of app") as refusal:
         scram_sha_256_verifier(password, "app")
