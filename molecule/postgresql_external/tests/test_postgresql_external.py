@@ -1,16 +1,15 @@
 """The external mode: a host without a server, whose databases are made by an administrator who is no superuser."""
 
-import json
 import os
 import shlex
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import testinfra
 
-PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
+from testing.playbook import Run, run_playbook
+
 INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
 DATABASES = ["mlflow", "mlflow_auth"]
 
@@ -45,15 +44,9 @@ def administer(cloud: Any, sql: str, database: str = "postgres") -> str:
     return str(cloud.check_output(f"runuser --user postgres -- {shlex.join(command)}"))
 
 
-def playbook(**variables: Any) -> Any:
-    book = PROJECT / "molecule/postgresql_external/converge.yml"
-    return subprocess.run(
-        ["ansible-playbook", "-i", INVENTORY, "-vvv", "--diff", "-e", json.dumps(variables), book],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def converge(**variables: Any) -> Run:
+    """Run the scenario's playbook again, showing all that Ansible can show."""
+    return run_playbook("molecule/postgresql_external/converge.yml", "-vvv", "--diff", **variables)
 
 
 def test_the_managed_host_has_no_server(site: Any) -> None:
@@ -84,17 +77,16 @@ def test_a_database_is_its_owner_s_alone(cloud: Any, database: str) -> None:
 def test_a_run_changes_a_password_without_showing_it(cloud: Any, passwords: dict[str, str]) -> None:
     changed = {**passwords, "mlflow_b": "changed-password-of-b"}
     try:
-        run = playbook(postgresql_login_passwords=changed)
-        assert run.returncode == 0, run.stdout[-5000:]
+        run = converge(postgresql_login_passwords=changed)
+        assert run.returned == 0, run.output[-5000:]
         assert log_in(cloud, "mlflow_a", changed["mlflow_a"], "mlflow").succeeded
         assert log_in(cloud, "mlflow_b", changed["mlflow_b"], "mlflow").succeeded
         assert log_in(cloud, "mlflow_b", passwords["mlflow_b"], "mlflow").failed
     finally:
-        back = playbook()
+        back = converge()
     assert log_in(cloud, "mlflow_b", passwords["mlflow_b"], "mlflow").succeeded
-    output = run.stdout + run.stderr + back.stdout + back.stderr
     secrets = [*passwords.values(), *changed.values(), "test-only-password-of-admin", "SCRAM-SHA-256$"]
-    assert not [secret for secret in secrets if secret in output]
+    assert not [secret for secret in secrets if secret in run.output + back.output]
 
 
 def test_a_server_that_another_ca_signed_is_refused(cloud: Any, tmp_path: Path) -> None:
@@ -103,8 +95,8 @@ def test_a_server_that_another_ca_signed_is_refused(cloud: Any, tmp_path: Path) 
     made = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout /dev/null -subj"
     other.write_text(cloud.check_output(f"{made} '/CN=PostgreSQL CA of test-postgresql-external-cloud' 2>/dev/null"))
     try:
-        run = playbook(postgresql_external_ca_file=str(other))
-        assert run.returncode != 0
-        assert "certificate verify failed" in run.stdout
+        run = converge(postgresql_external_ca_file=str(other))
+        assert run.returned != 0
+        assert "certificate verify failed" in run.output
     finally:
-        assert playbook().returncode == 0
+        assert converge().returned == 0
