@@ -59,7 +59,18 @@ ENOUGH_ROUTES = 500
 LOGIN_ATTEMPTS_MAX = 30
 
 SECRET_DIRECTORIES = ["/etc/mlflow", "/run/credentials", "/etc/nginx/tls", "/etc/ssl/private", "/var/lib/postgresql"]
-SEARCHED_DIRECTORIES = "/etc /home /opt/mlflow/colours /root /run /srv /tmp /usr/local /var".split()
+# Wherever anything writes; the rest of /usr and /opt is as the packages brought it.
+SEARCHED_DIRECTORIES = [
+    "/etc",
+    "/home",
+    "/opt/mlflow/colours",
+    "/root",
+    "/run",
+    "/srv",
+    "/tmp",  # noqa: S108 - looked into, not written to
+    "/usr/local",
+    "/var",
+]
 OTHER_USERS = ["nobody", "www-data", "postgres"]
 # PostgreSQL's data, and a key that Debian makes for it and every other service: nothing of the site's.
 OWN_DIRECTORIES = {"postgres": ["/etc/ssl/private", "/var/lib/postgresql"]}
@@ -257,6 +268,11 @@ def psql(host: Host, user: str, connection: str) -> tuple[int, str]:
     return done.rc, done.stdout + done.stderr
 
 
+def test_postgresql_lets_in_the_service_and_its_own_user(host: Host) -> None:
+    assert psql(host, "mlflow", "service=mlflow") == (0, "1\n")
+    assert psql(host, "postgres", "dbname=mlflow user=postgres") == (0, "1\n")
+
+
 @pytest.mark.parametrize("user", OTHER_USERS)
 @pytest.mark.parametrize(
     "connection",
@@ -270,17 +286,13 @@ def psql(host: Host, user: str, connection: str) -> tuple[int, str]:
     ],
 )
 def test_postgresql_refuses_other_users_of_the_host(host: Host, user: str, connection: str) -> None:
-    assert psql(host, "mlflow", "service=mlflow") == (0, "1\n")
-
     status, said = psql(host, user, connection)
     assert status == 2
-    assert re.search(r"authentication failed|no password supplied|no pg_hba.conf entry|service file|service \"", said)
+    assert re.search(r"authentication failed|no password supplied|no pg_hba.conf entry|definition of service", said)
 
 
 @pytest.mark.parametrize("user", ["nobody", "www-data", "mlflow"])
-def test_postgresql_has_one_superuser_who_is_postgres(host: Host, user: str) -> None:
-    assert psql(host, "postgres", "dbname=mlflow user=postgres") == (0, "1\n")
-
+def test_postgresql_takes_nobody_else_for_its_superuser(host: Host, user: str) -> None:
     status, said = psql(host, user, "dbname=mlflow user=postgres")
     assert status == 2
     assert "authentication failed" in said
