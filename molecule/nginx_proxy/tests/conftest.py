@@ -70,12 +70,13 @@ def connection(address: str, ca_file: Path) -> Iterator[http.client.HTTPSConnect
 def converge() -> Converge:
     """Run the scenario's playbook again with other values."""
 
-    def run(**values: object) -> subprocess.CompletedProcess[str]:
+    def run(*options: str, **values: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [
                 "ansible-playbook",
                 f"--inventory={os.environ['MOLECULE_INVENTORY_FILE']}",
                 f"--extra-vars={json.dumps(values)}",
+                *options,
                 str(SCENARIO / "converge.yml"),
             ],
             cwd=PROJECT,

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,8 +204,9 @@ def test_an_upload_reaches_mlflow_while_it_is_sent(
 
     send(100)
     # Whatever is on its way, most of it has come out at the other end before the rest is even made.
+    deadline = time.monotonic() + 60
     while client.get("/progress").json() < 90 << 20:
-        pass
+        assert time.monotonic() < deadline, "the upload is held back"
     assert host.run("find /var/lib/nginx -type f -size +0 -not -name seen").stdout == ""
     send(100)
     connection.send(b"0\r\n\r\n")

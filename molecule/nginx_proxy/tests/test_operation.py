@@ -1,0 +1,214 @@
+"""What the role does when it runs again: with other certificates, on a broken host, after a run that was cut off."""
+
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
+from testinfra.host import Host
+
+NAME = "test-nginx-proxy"
+SELF_SIGNED = "/etc/nginx/tls/self_signed"
+WORKERS = "pgrep --parent $(cat /run/nginx.pid)"
+
+Converge = Callable[..., CompletedProcess[str]]
+
+
+class Authority:
+    """A company's CA: a root, and what it signs."""
+
+    def __init__(self) -> None:
+        """Make the root."""
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.certificate = self.sign("Company root", self.key)
+
+    def sign(
+        self, name: str, key: ec.EllipticCurvePrivateKey, *names: str, begins: int = -10, ends: int = 10
+    ) -> x509.Certificate:
+        """Sign a certificate for names, valid for so many days before and after now."""
+        now = datetime.now(UTC)
+        alternatives = [
+            x509.IPAddress(ip_address(each)) if each[0].isdecimal() else x509.DNSName(each) for each in names
+        ]
+        return (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]))
+            .issuer_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Company root")]))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now + timedelta(days=begins))
+            .not_valid_after(now + timedelta(days=ends))
+            .add_extension(x509.BasicConstraints(ca=not names, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName(alternatives or [x509.DNSName(name)]), critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+Provide = Callable[..., dict[str, str]]
+
+
+@pytest.fixture
+def provide(authority: Authority, address: str, tmp_path: Path) -> Provide:
+    """Leave a certificate and a key on the control node, and say by which variables the role takes them."""
+
+    def files(kind: str) -> dict[str, str]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = [NAME] if kind == "a name missing" else [NAME, address]
+        begins, ends = {"expired": (-10, -1), "not yet valid": (1, 10)}.get(kind, (-10, 10))
+        chain = [authority.sign("mlflow", key, *names, begins=begins, ends=ends), authority.certificate]
+        if kind == "out of order":
+            chain.reverse()
+        if kind == "another's key":
+            key = ec.generate_private_key(ec.SECP256R1())
+        encryption = BestAvailableEncryption(b"secret") if kind == "a passphrase" else NoEncryption()
+        certificate_file, key_file = tmp_path / "chain.pem", tmp_path / "key.pem"
+        certificate_file.write_bytes(b"".join(each.public_bytes(Encoding.PEM) for each in chain))
+        key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+        return {
+            "nginx_proxy_certificate": "provided",
+            "nginx_proxy_certificate_file": str(certificate_file),
+            "nginx_proxy_certificate_key_file": str(key_file),
+        }
+
+    return files
+
+
+def served(address: str) -> x509.Certificate:
+    """Return the certificate that the proxy shows."""
+    return x509.load_pem_x509_certificate(ssl.get_server_certificate((address, 443)).encode())
+
+
+def files_below(host: Host, directory: str) -> str:
+    """List files with their content and the rights on them."""
+    return str(host.check_output("find %s -type f -printf '%%p %%u %%m ' -exec sha256sum {} +", directory))
+
+
+def key_line(values: dict[str, str]) -> str:
+    """Return a part of the key by which its being shown would be noticed."""
+    return Path(values["nginx_proxy_certificate_key_file"]).read_text().splitlines()[1]
+
+
+BAD = {
+    "another's key": "the key is not that of the chain's first certificate",
+    "a passphrase": "the key has a passphrase",
+    "expired": "the certificate CN=mlflow expired at",
+    "not yet valid": "the certificate CN=mlflow is not valid before",
+    "a name missing": "the chain's first certificate does not cover 10.",
+    "out of order": "is not issued by the next one of the chain, CN=mlflow",
+}
+
+
+def test_a_provided_certificate_serves_and_bad_ones_are_refused(
+    host: Host, address: str, authority: Authority, ca_file: Path, converge: Converge, provide: Provide
+) -> None:
+    result = converge(**provide("good"))
+    assert result.returncode == 0, result.stdout
+    root = authority.certificate.public_bytes(Encoding.PEM).decode()
+    context = ssl.create_default_context(cadata=root)
+    assert httpx.get(f"https://{address}/static-files/index.html", verify=context).status_code == 200
+    assert host.check_output("stat --format '%U %a' /etc/nginx/tls/provided-*.pem") == "root 600"
+
+    good, files = served(address), files_below(host, "/etc/nginx")
+    for kind, sentence in BAD.items():
+        values = provide(kind)
+        result = converge(**values)
+        assert result.returncode != 0, kind
+        assert "nginx_proxy_certificate_file is" in result.stdout
+        assert sentence in " ".join(result.stdout.split())
+        assert key_line(values) not in result.stdout + result.stderr
+        assert (served(address), files_below(host, "/etc/nginx")) == (good, files)
+
+    # Back again: the site's CA is as it was, and the key that was handed in is gone.
+    result = converge()
+    assert result.returncode == 0, result.stdout
+    own = ssl.create_default_context(cafile=str(ca_file))
+    assert httpx.get(f"https://{address}/static-files/index.html", verify=own).status_code == 200
+    assert host.run("ls /etc/nginx/tls").stdout == "self_signed\n"
+
+
+def test_a_certificate_is_renewed_before_it_ends(host: Host, address: str, ca_file: Path, converge: Converge) -> None:
+    ca = ca_file.read_bytes()
+    assert host.run(f"rm {SELF_SIGNED}/server.pem").rc == 0
+    result = converge(nginx_proxy_certificate_days=20, nginx_proxy_certificate_renew_days=10)
+    assert result.returncode == 0, result.stdout
+    short = served(address)
+    assert short.not_valid_after_utc - datetime.now(UTC) < timedelta(days=20)
+
+    result = converge()
+    assert result.returncode == 0, result.stdout
+    renewed = served(address)
+    assert renewed.not_valid_after_utc - datetime.now(UTC) > timedelta(days=364)
+    assert renewed.public_key() == short.public_key()
+    assert ca_file.read_bytes() == ca
+
+
+@pytest.fixture
+def module_missing(host: Host) -> Iterator[None]:
+    module = "/etc/nginx/modules-enabled/50-mod-http-lua.conf"
+    assert host.run(f"mv {module} /root/").rc == 0
+    yield
+    host.run(f"mv /root/50-mod-http-lua.conf {module}")
+
+
+@pytest.mark.usefixtures("module_missing")
+def test_a_configuration_that_nginx_refuses_changes_nothing(
+    host: Host, client: httpx.Client, converge: Converge
+) -> None:
+    before = host.check_output("sha256sum /etc/nginx/nginx.conf")
+    result = converge(nginx_proxy_hsts_max_age=1)
+    assert result.returncode != 0
+    assert 'unknown directive "lua_' in result.stdout
+    assert host.check_output("sha256sum /etc/nginx/nginx.conf") == before
+    assert client.get("/echo").headers["strict-transport-security"] == "max-age=63072000"
+
+
+def test_a_run_cut_off_before_its_reload_is_repaired_by_the_next(
+    host: Host, client: httpx.Client, converge: Converge
+) -> None:
+    # As if the run that wrote the configuration had gone no further.
+    loaded = "sed -i s/max-age=63072000/max-age=1/g /etc/nginx/nginx.conf && nginx -s reload"
+    written = "sed -i s/max-age=1\\\\b/max-age=63072000/g /etc/nginx/nginx.conf"
+    workers = host.check_output(WORKERS)
+    assert host.run(f"{loaded} && {written} && rm /var/lib/nginx/seen").rc == 0
+    deadline = time.monotonic() + 60
+    while host.check_output(WORKERS) == workers:
+        assert time.monotonic() < deadline, "nginx did not reload"
+        time.sleep(0.1)
+
+    result = converge()
+    assert result.returncode == 0, result.stdout
+    assert client.get("/echo").headers["strict-transport-security"] == "max-age=63072000"
+
+
+def test_nginx_comes_back_when_it_is_killed(host: Host, client: httpx.Client) -> None:
+    master = host.check_output("cat /run/nginx.pid")
+    assert host.run("kill -9 %s", master).rc == 0
+    deadline = time.monotonic() + 60
+    while host.run("systemctl is-active nginx && test $(cat /run/nginx.pid) != %s", master).rc != 0:
+        assert time.monotonic() < deadline, host.check_output("journalctl --unit nginx --lines 20")
+        time.sleep(0.2)
+    assert client.get("/echo").status_code == 200
+
+
+def test_check_mode_changes_nothing_and_shows_no_key(host: Host, converge: Converge, provide: Provide) -> None:
+    before = files_below(host, "/etc/nginx")
+    values = provide("good")
+    result = converge("--check", "--diff", nginx_proxy_hsts_max_age=1, **values)
+    assert result.returncode == 0, result.stdout
+    assert "max-age=1" in result.stdout
+    assert key_line(values) not in result.stdout + result.stderr
+    assert files_below(host, "/etc/nginx") == before
