@@ -123,23 +123,43 @@ def answering(site: Site, user: tuple[str, str]) -> dict[str, str]:
     return {"username": user[0], "password": user[1], "origin": site.url}
 
 
-def log_run(site: Site, session: requests.Session, experiment: str, losses: list[float]) -> tuple[str, str]:
-    """Log a run with a metric; returns the ids of the experiment and the run."""
+@dataclass(frozen=True)
+class Run:
+    """A run that was logged to be looked at.
 
-    def post(path: str, body: dict[str, Any]) -> Any:
-        answer = session.post(f"{site.url}/api/2.0/mlflow/{path}", json=body, timeout=60)
+    Args:
+        experiment: Name of its experiment.
+        experiment_id: Id of that.
+        run_id: Its own id.
+        losses: Values of its metric `loss`, by step.
+    """
+
+    experiment: str
+    experiment_id: str
+    run_id: str
+    losses: list[float]
+
+
+@pytest.fixture
+def run(site: Site, admin: requests.Session) -> Iterator[Run]:
+    """Yield a run named `trained`, in an experiment of its own."""
+
+    def post(path: str, **body: Any) -> Any:
+        answer = admin.post(f"{site.url}/api/2.0/mlflow/{path}", json=body, timeout=60)
         answer.raise_for_status()
         return answer.json()
 
     now = int(time.time() * 1000)
-    experiment_id = post("experiments/create", {"name": experiment})["experiment_id"]
-    created = post("runs/create", {"experiment_id": experiment_id, "run_name": "trained", "start_time": now})
-    run_id = created["run"]["info"]["run_id"]
-    metrics = [
-        {"key": "loss", "value": loss, "timestamp": now + step, "step": step} for step, loss in enumerate(losses)
+    experiment = f"browser-{uuid.uuid4().hex}"
+    losses = [math.exp(-step / 25) for step in range(POINTS)]
+    experiment_id = post("experiments/create", name=experiment)["experiment_id"]
+    run_id = post("runs/create", experiment_id=experiment_id, run_name="trained", start_time=now)["run"]["info"][
+        "run_id"
     ]
-    post("runs/log-batch", {"run_id": run_id, "metrics": metrics})
-    return str(experiment_id), str(run_id)
+    metrics = [{"key": "loss", "value": loss, "timestamp": now, "step": step} for step, loss in enumerate(losses)]
+    post("runs/log-batch", run_id=run_id, metrics=metrics)
+    yield Run(experiment, experiment_id, run_id, losses)
+    post("experiments/delete", experiment_id=experiment_id)
 
 
 def test_nothing_is_shown_without_a_login(site: Site, browser: Browser) -> None:
@@ -154,27 +174,23 @@ def test_nothing_is_shown_without_a_login(site: Site, browser: Browser) -> None:
         assert recorder.requested == [f"{site.url}/"]
 
 
-def test_a_runs_chart_is_found_and_shown(site: Site, browser: Browser, admin: requests.Session) -> None:
-    name = f"browser-{uuid.uuid4().hex}"
-    losses = [math.exp(-step / 25) for step in range(POINTS)]
-    experiment_id, run_id = log_run(site, admin, name, losses)
+def test_a_runs_chart_is_found_and_shown(site: Site, browser: Browser, run: Run) -> None:
     screenshots = site.state / "screenshots"
-
     with window(browser, http_credentials=answering(site, site.admin)) as (page, recorder):
         page.goto(f"{site.url}/#/experiments")
-        listed = page.get_by_role("link", name=name)
+        listed = page.get_by_role("link", name=run.experiment)
         expect(listed).to_be_visible()
         page.screenshot(path=screenshots / "experiments.png")
         listed.click()
-        page.wait_for_url(f"**/#/experiments/{experiment_id}/**")
+        page.wait_for_url(f"**/#/experiments/{run.experiment_id}/**")
 
-        page.goto(f"{site.url}/#/experiments/{experiment_id}/runs/{run_id}")
+        page.goto(f"{site.url}/#/experiments/{run.experiment_id}/runs/{run.run_id}")
         expect(page.get_by_role("heading", name="trained")).to_be_visible()
         page.get_by_role("tab", name="Model metrics").click()
         chart = page.locator(".js-plotly-plot")
         expect(chart.locator(".js-line").first).to_be_visible()
         page.screenshot(path=screenshots / "run.png")
-        assert chart.evaluate("chart => Array.from(chart.data[0].y)") == pytest.approx(losses)
+        assert chart.evaluate("chart => Array.from(chart.data[0].y)") == pytest.approx(run.losses)
 
     assert {url.removeprefix(site.url) for url in recorder.refused} == REFUSED
     assert recorder.complaints == []
