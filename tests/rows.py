@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.project import PROJECT
+from tests.project import PROJECT, load, names_in
 
 
 def run_rows(
@@ -43,7 +43,9 @@ def run_rows(
         inventory, refusals = Path(directory, "inventory.json"), Path(directory, "refusals.json")
         inventory.write_text(json.dumps({"all": {"hosts": rows, "vars": common}}))
         options = ["-vvv", "--diff", "--inventory", str(inventory)]
-        extra = ["--extra-vars", json.dumps({"refusals_file": str(refusals)})]
+        # A spec is checked with all of the role's defaults, some of which are computed from facts.
+        needs_facts = "ansible_facts" in names_in(load(PROJECT / "roles" / role / "defaults" / "main.yml"))
+        extra = ["--extra-vars", json.dumps({"refusals_file": str(refusals), "needs_facts": needs_facts})]
         # How the tester came to this machine is none of the role's business.
         inherited = {name: value for name, value in os.environ.items() if name != "SSH_CONNECTION"}
         own = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_FORKS": "8", "NO_COLOR": "1"}
