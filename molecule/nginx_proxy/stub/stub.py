@@ -73,8 +73,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(b"data: first\n\n")
-        RELEASED.wait(20)
-        self.wfile.write(b"data: second\n\n")
+        if RELEASED.wait(20):
+            self.wfile.write(b"data: second\n\n")
 
     def handle_request(self) -> None:
         """Answer any request."""

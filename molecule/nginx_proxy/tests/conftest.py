@@ -1,21 +1,14 @@
 """How the tests of the proxy reach it, from outside and with the CA certificate that the role fetched."""
 
 import http.client
-import json
 import os
 import ssl
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from testinfra.host import Host
-
-SCENARIO = Path(__file__).parent.parent
-PROJECT = SCENARIO.parent.parent
-
-Converge = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
@@ -64,26 +57,3 @@ def connection(address: str, ca_file: Path) -> Iterator[http.client.HTTPSConnect
     opened = http.client.HTTPSConnection(address, context=trusting(ca_file), timeout=60)
     yield opened
     opened.close()
-
-
-@pytest.fixture(scope="session")
-def converge() -> Converge:
-    """Run the scenario's playbook again with other values."""
-
-    def run(*options: str, **values: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [
-                "ansible-playbook",
-                f"--inventory={os.environ['MOLECULE_INVENTORY_FILE']}",
-                f"--extra-vars={json.dumps(values)}",
-                *options,
-                str(SCENARIO / "converge.yml"),
-            ],
-            cwd=PROJECT,
-            env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return run

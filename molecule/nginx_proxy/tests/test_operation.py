@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import httpx
 import pytest
@@ -16,11 +15,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 from testinfra.host import Host
 
+from testing.playbook import run_playbook
+
 NAME = "test-nginx-proxy"
+CONVERGE = "molecule/nginx_proxy/converge.yml"
 SELF_SIGNED = "/etc/nginx/tls/self_signed"
 WORKERS = "pgrep --parent $(cat /run/nginx.pid)"
-
-Converge = Callable[..., CompletedProcess[str]]
 
 
 class Authority:
@@ -113,10 +113,10 @@ BAD = {
 
 
 def test_a_provided_certificate_serves_and_bad_ones_are_refused(
-    host: Host, address: str, authority: Authority, ca_file: Path, converge: Converge, provide: Provide
+    host: Host, address: str, authority: Authority, ca_file: Path, provide: Provide
 ) -> None:
-    result = converge(**provide("good"))
-    assert result.returncode == 0, result.stdout
+    result = run_playbook(CONVERGE, **provide("good"))
+    assert result.returned == 0, result.output
     root = authority.certificate.public_bytes(Encoding.PEM).decode()
     context = ssl.create_default_context(cadata=root)
     assert httpx.get(f"https://{address}/static-files/index.html", verify=context).status_code == 200
@@ -125,31 +125,32 @@ def test_a_provided_certificate_serves_and_bad_ones_are_refused(
     good, files = served(address), files_below(host, "/etc/nginx")
     for kind, sentence in BAD.items():
         values = provide(kind)
-        result = converge(**values)
-        assert result.returncode != 0, kind
-        assert "nginx_proxy_certificate_file is" in result.stdout
-        assert sentence in " ".join(result.stdout.split())
-        assert key_line(values) not in result.stdout + result.stderr
+        result = run_playbook(CONVERGE, **values)
+        assert result.returned != 0, kind
+        unfolded = " ".join(result.output.split())
+        assert "nginx_proxy_certificate_file is" in unfolded
+        assert sentence in unfolded
+        assert key_line(values) not in result.output
         assert (served(address), files_below(host, "/etc/nginx")) == (good, files)
 
     # Back again: the site's CA is as it was, and the key that was handed in is gone.
-    result = converge()
-    assert result.returncode == 0, result.stdout
+    result = run_playbook(CONVERGE)
+    assert result.returned == 0, result.output
     own = ssl.create_default_context(cafile=str(ca_file))
     assert httpx.get(f"https://{address}/static-files/index.html", verify=own).status_code == 200
     assert host.run("ls /etc/nginx/tls").stdout == "self_signed\n"
 
 
-def test_a_certificate_is_renewed_before_it_ends(host: Host, address: str, ca_file: Path, converge: Converge) -> None:
+def test_a_certificate_is_renewed_before_it_ends(host: Host, address: str, ca_file: Path) -> None:
     ca = ca_file.read_bytes()
     assert host.run(f"rm {SELF_SIGNED}/server.pem").rc == 0
-    result = converge(nginx_proxy_certificate_days=20, nginx_proxy_certificate_renew_days=10)
-    assert result.returncode == 0, result.stdout
+    result = run_playbook(CONVERGE, nginx_proxy_certificate_days=20, nginx_proxy_certificate_renew_days=10)
+    assert result.returned == 0, result.output
     short = served(address)
     assert short.not_valid_after_utc - datetime.now(UTC) < timedelta(days=20)
 
-    result = converge()
-    assert result.returncode == 0, result.stdout
+    result = run_playbook(CONVERGE)
+    assert result.returned == 0, result.output
     renewed = served(address)
     assert renewed.not_valid_after_utc - datetime.now(UTC) > timedelta(days=364)
     assert renewed.public_key() == short.public_key()
@@ -165,20 +166,16 @@ def module_missing(host: Host) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("module_missing")
-def test_a_configuration_that_nginx_refuses_changes_nothing(
-    host: Host, client: httpx.Client, converge: Converge
-) -> None:
+def test_a_configuration_that_nginx_refuses_changes_nothing(host: Host, client: httpx.Client) -> None:
     before = host.check_output("sha256sum /etc/nginx/nginx.conf")
-    result = converge(nginx_proxy_hsts_max_age=1)
-    assert result.returncode != 0
-    assert 'unknown directive "lua_' in result.stdout
+    result = run_playbook(CONVERGE, nginx_proxy_hsts_max_age=1)
+    assert result.returned != 0
+    assert 'unknown directive "lua_' in result.output
     assert host.check_output("sha256sum /etc/nginx/nginx.conf") == before
     assert client.get("/echo").headers["strict-transport-security"] == "max-age=63072000"
 
 
-def test_a_run_cut_off_before_its_reload_is_repaired_by_the_next(
-    host: Host, client: httpx.Client, converge: Converge
-) -> None:
+def test_a_run_cut_off_before_its_reload_is_repaired_by_the_next(host: Host, client: httpx.Client) -> None:
     # As if the run that wrote the configuration had gone no further.
     loaded = "sed -i s/max-age=63072000/max-age=1/g /etc/nginx/nginx.conf && nginx -s reload"
     written = "sed -i s/max-age=1\\\\b/max-age=63072000/g /etc/nginx/nginx.conf"
@@ -189,8 +186,8 @@ def test_a_run_cut_off_before_its_reload_is_repaired_by_the_next(
         assert time.monotonic() < deadline, "nginx did not reload"
         time.sleep(0.1)
 
-    result = converge()
-    assert result.returncode == 0, result.stdout
+    result = run_playbook(CONVERGE)
+    assert result.returned == 0, result.output
     assert client.get("/echo").headers["strict-transport-security"] == "max-age=63072000"
 
 
@@ -204,11 +201,11 @@ def test_nginx_comes_back_when_it_is_killed(host: Host, client: httpx.Client) ->
     assert client.get("/echo").status_code == 200
 
 
-def test_check_mode_changes_nothing_and_shows_no_key(host: Host, converge: Converge, provide: Provide) -> None:
+def test_check_mode_changes_nothing_and_shows_no_key(host: Host, provide: Provide) -> None:
     before = files_below(host, "/etc/nginx")
     values = provide("good")
-    result = converge("--check", "--diff", nginx_proxy_hsts_max_age=1, **values)
-    assert result.returncode == 0, result.stdout
-    assert "max-age=1" in result.stdout
-    assert key_line(values) not in result.stdout + result.stderr
+    result = run_playbook(CONVERGE, "--check", "--diff", nginx_proxy_hsts_max_age=1, **values)
+    assert result.returned == 0, result.output
+    assert "max-age=1" in result.output
+    assert key_line(values) not in result.output
     assert files_below(host, "/etc/nginx") == before

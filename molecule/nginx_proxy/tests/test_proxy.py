@@ -277,12 +277,12 @@ def test_credentials_that_cannot_be_read_are_counted_together(client: httpx.Clie
 
 
 def test_many_users_from_one_address_have_a_higher_limit(host: Host) -> None:
-    # From an address of the host's own, so that no other test shares it.
+    # From an address of the host's own, so that nothing else shares its count.
     script = """
-import base64, http.client, ssl
-connection = http.client.HTTPSConnection(
-    "127.0.0.1", source_address=("127.0.0.7", 0), context=ssl._create_unverified_context()
-)
+import base64, http.client, random, ssl
+own = f"127.{random.randint(1, 254)}.{random.randint(1, 254)}.1"
+context = ssl._create_unverified_context()
+connection = http.client.HTTPSConnection("127.0.0.1", source_address=(own, 0), context=context)
 codes = []
 for number in range(110):
     credentials = base64.b64encode(b"%d:wrong" % (number // 5)).decode()
@@ -347,6 +347,7 @@ def test_replacing_the_symbolic_link_moves_the_traffic_at_once(
             # Both have a file of this name; where it comes from moves with the rest.
             assert client.get("/static-files/index.html").text.startswith(f"/* {colour} */")
     finally:
+        point_at(host, "blue")
         done.set()
         thread.join()
     assert len(codes) > 10
