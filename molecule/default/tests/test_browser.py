@@ -206,7 +206,7 @@ def test_static_files_come_compressed_and_once(site: Site, browser: Browser, ano
         def load() -> dict[str, list[int]]:
             page.goto("about:blank")
             page.goto(site.url)
-            expect(page.get_by_role("link", name="Experiments")).to_be_visible()
+            expect(page.get_by_role("link", name="Experiments", exact=True)).to_be_visible()
             return {name: sizes for name, *sizes in page.evaluate(READ_LOADED) if name.endswith((".js", ".css"))}
 
         first = load()

@@ -46,7 +46,7 @@ OPEN = {
     "/static-files/<path:path>": "MLflow's user interface as released, the same everywhere",
 }
 # What nginx answers 404 whoever asks: the assistant can run commands on the host, the metrics know no login.
-CLOSED = ("/ajax-api/3.0/mlflow/assistant", "/metrics")
+CLOSED = ("/ajax-api/3.0/mlflow/assistant", "/metrics", "/gateway")
 # Something that only an administrator may see.
 USERS = "/api/2.0/mlflow/users/list"
 EXPERIMENTS = "/api/2.0/mlflow/experiments/search"
