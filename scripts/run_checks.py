@@ -36,18 +36,12 @@ class Check:
     counts_tests: bool = False
 
 
-def tracked(pattern: str) -> list[str]:
-    """Return the files of the project that match a pattern of git, new ones that are not ignored included."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", pattern]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-
-
 def shell_scripts() -> list[str]:
-    """Return the project's shell scripts, told by their first line."""
-    first_lines = {
-        path: (ROOT / path).read_bytes().partition(b"\n")[0] for path in tracked("") if (ROOT / path).is_file()
-    }
-    return [path for path, line in first_lines.items() if line.startswith(b"#!") and b"bash" in line]
+    """Return the project's shell scripts, told by their first line; new ones that git does not ignore included."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    files = [path for path in listed if (ROOT / path).is_file()]
+    return [path for path in files if (ROOT / path).read_bytes().startswith(b"#!/usr/bin/env bash\n")]
 
 
 def lint_checks() -> list[Check]:

@@ -15,7 +15,7 @@ CONVERGE = "molecule/mlflow_server/converge.yml"
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 SECRETS = {
     name: value
-    for name, value in yaml.safe_load(Path(__file__).parent.parent.joinpath("vars.yml").read_text()).items()
+    for name, value in yaml.safe_load(Path(__file__).parent.parent.joinpath("vars/scenario.yml").read_text()).items()
     if isinstance(value, str) and value.startswith("test-")
 }
 
