@@ -127,6 +127,13 @@ def test_mlflow_hears_only_of_the_connection_itself(client: httpx.Client, addres
     ]
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"), [("https://{}", 200), ("http://{}", 403), ("https://evil.example", 403), ("null", 403)]
+)
+def test_pages_of_another_origin_are_refused(client: httpx.Client, address: str, origin: str, status: int) -> None:
+    assert client.post("/echo", headers={"Origin": origin.format(address)}).status_code == status
+
+
 # --- the user interface
 
 
@@ -262,6 +269,22 @@ def test_repeated_wrong_passwords_of_one_user_are_refused(client: httpx.Client) 
     # Others at the same address go on, and so does who brings no credentials.
     assert client.get("/echo").status_code == 200
     assert client.get("/echo", auth=None).status_code == 401
+
+
+def test_no_path_leads_around_the_limit(client: httpx.Client) -> None:
+    user = uuid.uuid4().hex
+    for _ in range(10):
+        client.get("/echo", auth=(user, "wrong"))
+    paths = ["/", "/api/2.0/mlflow/long", "/api/3.0/mlflow/server-info", "/gateway/any", "/static-files/none"]
+    assert {path: client.get(path, auth=(user, "wrong")).status_code for path in paths} == dict.fromkeys(paths, 429)
+
+
+def test_failures_at_what_nginx_guards_itself_are_counted(client: httpx.Client) -> None:
+    wrong = (uuid.uuid4().hex, "wrong")
+    codes = [client.get("/api/3.0/mlflow/server-info", auth=wrong).status_code for _ in range(11)]
+    assert codes == [401] * 10 + [429]
+    assert client.get("/api/3.0/mlflow/server-info").status_code == 200
+    assert client.get("/api/3.0/mlflow/server-info", auth=None).status_code == 401
 
 
 def test_right_passwords_and_no_passwords_are_not_counted(client: httpx.Client) -> None:
