@@ -47,6 +47,8 @@ def run_playbook(playbook: str, *options: str, **variables: Any) -> Run:
     command += [*options, "--extra-vars", json.dumps(variables)]
     # In the project's directory, so that its ansible.cfg counts and not the one that Molecule writes.
     environment = {name: value for name, value in os.environ.items() if name != "ANSIBLE_CONFIG"}
+    # What is searched in the output must not be broken up by colours, which Molecule may ask for.
+    environment |= {"ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
     done = subprocess.run(
         command,
         cwd=PROJECT,
