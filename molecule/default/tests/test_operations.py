@@ -9,14 +9,9 @@ from collections.abc import Callable
 import pytest
 from testinfra.host import Host
 
-from testing.deployment import Site
+from testing.deployment import Site, active_colour
 from testing.load import load, wait_until_written
 from testing.playbook import run_playbook
-
-
-def active_colour(host: Host) -> str:
-    """Return the colour that serves."""
-    return str(host.check_output("basename $(readlink /opt/mlflow/active)"))
 
 
 def test_change_of_settings_switches_colours_unnoticed(host: Host, site: Site) -> None:

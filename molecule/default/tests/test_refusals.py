@@ -15,7 +15,7 @@ import pytest
 import requests
 from testinfra.host import Host
 
-from testing.deployment import Site
+from testing.deployment import Site, active_colour
 
 # Run on the host by the release's own Python, given the id and the settings file of the process that serves, whose
 # environment it takes: prints method and path of each route of MLflow, of both web frameworks that it is made of.
@@ -91,11 +91,6 @@ def routes(host: Host) -> list[tuple[str, str]]:
         f"/etc/mlflow/{colour}/gunicorn.conf.py",
     )
     return [(method, path) for method, path in json.loads(listed)]
-
-
-def active_colour(host: Host) -> str:
-    """Return the colour that serves."""
-    return str(host.check_output("basename $(readlink /opt/mlflow/active)"))
 
 
 def filled_in(path: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from testinfra.host import Host
 
+from testing.deployment import active_colour
 from testing.playbook import run_playbook
 
 CONVERGE = "molecule/mlflow_server/converge.yml"
@@ -19,11 +20,6 @@ SECRETS = {
     for name, value in yaml.safe_load(Path(__file__).parent.parent.joinpath("vars/scenario.yml").read_text()).items()
     if isinstance(value, str) and value.startswith("test-")
 }
-
-
-def active_colour(host: Host) -> str:
-    """Return the colour that serves."""
-    return str(host.check_output("basename $(readlink /opt/mlflow/active)"))
 
 
 def ask(

@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
+from testinfra.host import Host
+
+
+def active_colour(host: Host) -> str:
+    """Return the colour that serves."""
+    return str(host.check_output("basename $(readlink /opt/mlflow/active)"))
 
 
 @dataclass(frozen=True)
