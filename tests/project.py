@@ -14,7 +14,7 @@ import jinja2.meta
 import yaml
 
 PROJECT = Path(__file__).parents[1]
-OWN_MODULES = {path.stem for path in (PROJECT / "plugins" / "modules").glob("*.py")}
+OWN_MODULES = {path.stem for kind in ("modules", "action") for path in (PROJECT / "plugins" / kind).glob("*.py")}
 ROLES = sorted(path for path in (PROJECT / "roles").iterdir() if path.is_dir())
 
 # Names that hold secrets, beside the options that a spec marks with no_log.

@@ -66,5 +66,5 @@ def test_secret_is_in_no_file_but_those_meant_for_it(host: Host) -> None:
 
 def test_secret_files_on_the_control_node_are_their_owners(site: Site) -> None:
     files = [path for path in (site.state / "secrets").iterdir()]
-    assert len(files) >= 7
+    assert len(files) >= 6
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}

@@ -1,23 +1,32 @@
 """What the role does when it runs again: with other certificates, on a broken host, after a run that was cut off."""
 
+import itertools
+import json
+import os
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
 import httpx
 import pytest
+import testinfra
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 from testinfra.host import Host
 
-from testing.playbook import Run, run_playbook
+from testing.playbook import PROJECT, Run, run_playbook
 
 NAME = "test-nginx-proxy"
+OTHER = "test-nginx-proxy-2"
+testinfra_hosts = [f"ansible://{NAME}"]
+HERE = Path(__file__).parents[1]
 SELF_SIGNED = "/etc/nginx/tls/self_signed"
 CONF = "/etc/nginx/nginx.conf"
 
@@ -87,13 +96,32 @@ def provide(authority: Authority, address: str, tmp_path: Path) -> Provide:
 
 
 def converge(*options: str, **values: object) -> Run:
-    """Run the role again, and not what stands in for MLflow."""
-    return run_playbook("molecule/nginx_proxy/converge.yml", "--tags", "nginx_proxy", *options, **values)
+    """Run the role again on one proxy, and not what stands in for MLflow; the last limit given counts."""
+    options = ("--tags", "nginx_proxy", "--limit", NAME, *options)
+    return run_playbook("molecule/nginx_proxy/converge.yml", *options, **values)
+
+
+def renew(**values: object) -> Run:
+    """Run the tasks that renew the certificate, and no others."""
+    return run_playbook(str((HERE / "renew.yml").relative_to(PROJECT)), **values)
 
 
 def served(address: str) -> x509.Certificate:
     """Return the certificate that the proxy shows."""
     return x509.load_pem_x509_certificate(ssl.get_server_certificate((address, 443)).encode())
+
+
+def greets(address: str, ca_file: Path) -> bool:
+    """Say whether a client that trusts the site's CA alone is served over a new connection."""
+    return httpx.get(
+        f"https://{address}/static-files/index.html", verify=ssl.create_default_context(cafile=str(ca_file))
+    ).is_success
+
+
+def serial_on_disk(host: Host) -> int:
+    """Return the serial number of the certificate that nginx would start with."""
+    lines = host.check_output(f"openssl x509 -in {SELF_SIGNED}/served.pem -noout -serial")
+    return int(lines.partition("=")[2], 16)
 
 
 def hsts(address: str, ca_file: Path) -> str:
@@ -163,8 +191,186 @@ def test_a_certificate_is_renewed_before_it_ends(host: Host, address: str, ca_fi
     assert result.returned == 0, result.output
     renewed = served(address)
     assert renewed.not_valid_after_utc - datetime.now(UTC) > timedelta(days=364)
-    assert renewed.public_key() == short.public_key()
+    assert renewed.public_key() != short.public_key()
     assert ca_file.read_bytes() == ca
+    assert greets(address, ca_file)
+
+
+# --- renewal
+
+
+@pytest.fixture
+def other() -> Host:
+    """Return the proxy that serves the same name and does not keep the CA."""
+    return testinfra.get_host(f"ansible://{OTHER}?ansible_inventory={os.environ['MOLECULE_INVENTORY_FILE']}")
+
+
+def test_all_proxies_have_their_certificates_from_one_ca(host: Host, other: Host, address: str, ca_file: Path) -> None:
+    beside = str(other.ansible.get_variables()["ansible_host"])
+    assert greets(address, ca_file)
+    assert greets(beside, ca_file)
+    assert host.file(f"{SELF_SIGNED}/ca.key").exists
+    assert sorted(other.file(SELF_SIGNED).listdir()) == ["served.pem", "server.key", "server.pem"]
+
+    # One of them alone: the CA is on a host that has no part in the run.
+    before, before_beside, ca = served(address), served(beside), ca_file.read_bytes()
+    result = converge("--limit", OTHER, nginx_proxy_certificate_renew=True)
+    assert result.returned == 0, result.output
+    assert served(address) == before
+    assert served(beside).public_key() != before_beside.public_key()
+    assert greets(beside, ca_file)
+    assert ca_file.read_bytes() == ca
+    assert converge("--limit", OTHER).changed == 0
+
+
+@contextmanager
+def clients_writing(address: str, ca_file: Path) -> Iterator[list[str]]:
+    """Have clients write over connections that they keep, and collect what comes of each request."""
+    outcomes: list[str] = []
+    done = threading.Event()
+
+    def write() -> None:
+        url = f"https://{address}/api/2.0/mlflow/runs/log-metric"
+        with httpx.Client(
+            verify=ssl.create_default_context(cafile=str(ca_file)), auth=("bob", "battery staple"), timeout=60
+        ) as client:
+            while not done.is_set():
+                try:
+                    outcomes.append(str(client.post(url, json={"value": 1}).status_code))
+                except httpx.HTTPError as error:
+                    outcomes.append(repr(error))
+                done.wait(0.005)
+
+    threads = [threading.Thread(target=write) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield outcomes
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_clients_keep_writing_through_a_renewal(host: Host, address: str, ca_file: Path) -> None:
+    before = served(address)
+    workers = host.check_output("pgrep --parent $(cat /run/nginx.pid)")
+    with clients_writing(address, ca_file) as outcomes:
+        result = renew(nginx_proxy_certificate_renew=True)
+        through = len(outcomes)
+        deadline = time.monotonic() + 60
+        while len(outcomes) < through + 100:
+            assert time.monotonic() < deadline, "nobody writes any more"
+            time.sleep(0.1)
+    assert result.returned == 0, result.output
+    assert served(address).public_key() != before.public_key()
+    assert host.check_output("pgrep --parent $(cat /run/nginx.pid)") != workers
+    assert through > 100
+    assert set(outcomes) == {"200"}
+    print(f"{len(outcomes)} requests")
+
+
+@pytest.fixture
+def reload_announced(host: Host) -> Iterator[Callable[[int], None]]:
+    yield lambda ago: host.check_output(f"echo $(($(date +%s) - {ago})) > /run/nginx_reload") and None
+    host.run("rm -f /run/nginx_reload")
+
+
+def test_before_a_reload_each_answer_is_its_connections_last(
+    reload_announced: Callable[[int], None], address: str, ca_file: Path
+) -> None:
+    with httpx.Client(
+        verify=ssl.create_default_context(cafile=str(ca_file)), auth=("bob", "battery staple"), timeout=60
+    ) as client:
+        for ago, last in ((0, True), (60, False)):
+            reload_announced(ago)
+            for path in ("/echo/a%2Fb?c=%20", "/api/2.0/mlflow/a%2Fb?c=%20"):
+                answer = client.post(f"https://{address}{path}", content=b"123")
+                assert (answer.headers["connection"] == "close") is last
+                assert (answer.json()["path"], answer.json()["bytes"]) == (path, 3)
+            # What MLflow tells to the logged-in alone is asked about the login all the same.
+            assert client.get(f"https://{address}/api/3.0/mlflow/server-info", auth=None).status_code == 401
+
+
+def test_a_renewal_may_be_cut_off_after_any_task(
+    host: Host, address: str, ca_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANSIBLE_CALLBACK_PLUGINS", str(HERE / "plugins"))
+    monkeypatch.setenv("ANSIBLE_CALLBACKS_ENABLED", "cut_off")
+    points: list[str] = []
+    for number in itertools.count(1):
+        before = served(address)
+        monkeypatch.setenv("CUT_OFF_AFTER", str(number))
+        cut = renew(nginx_proxy_certificate_renew=True)
+        assert cut.returned != 0, cut.output
+        points.append(cut.output.rpartition("cut off after ")[2].strip())
+        assert host.run("nginx -t").rc == 0, points
+        assert greets(address, ca_file), points
+
+        # Started again: by who still wants a new certificate, or by who does not know of it.
+        monkeypatch.delenv("CUT_OFF_AFTER")
+        finished = renew(nginx_proxy_certificate_renew=number % 2 == 0)
+        assert finished.returned == 0, finished.output
+        assert host.run("nginx -t").rc == 0, points
+        assert greets(address, ca_file), points
+        assert served(address).serial_number == serial_on_disk(host), points
+        assert served(address).public_key() != before.public_key(), points
+        if points[-1].endswith("Reload nginx"):
+            break
+    assert "nginx_proxy : Configure | Ensure the server's key" in points
+    assert len(points) >= 10
+    print(f"{len(points)} points: {points}")
+
+
+# --- status
+
+
+def statuses(directory: Path) -> dict[str, dict[str, object]]:
+    """Ask each proxy which certificate it serves."""
+    result = run_playbook(str((HERE / "status.yml").relative_to(PROJECT)), directory=str(directory))
+    assert result.returned == 0, result.output
+    return {path.stem: json.loads(path.read_text()) for path in directory.iterdir()}
+
+
+@pytest.fixture
+def aside(host: Host) -> Iterator[None]:
+    """Put back what nginx reads, and have it run."""
+    assert host.run(f"cp -a {CONF} /root/nginx.conf && cp -a {SELF_SIGNED}/served.pem /root/served.pem").rc == 0
+    yield
+    assert host.run(f"mv /root/nginx.conf {CONF} && mv /root/served.pem {SELF_SIGNED}/served.pem").rc == 0
+    assert host.run("systemctl start nginx").rc == 0
+
+
+@pytest.mark.usefixtures("aside")
+def test_the_status_tells_what_is_served(host: Host, address: str, tmp_path: Path) -> None:
+    shown = served(address)
+    good = {
+        "not_before": f"{shown.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}",
+        "not_after": f"{shown.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
+        "serial": f"{shown.serial_number:X}",
+        "issuer_is_own_ca": True,
+        "agrees": True,
+    }
+    told = statuses(tmp_path)
+    assert told[NAME] == good
+    assert (told[OTHER]["issuer_is_own_ca"], told[OTHER]["agrees"]) == (True, True)
+
+    assert host.run("systemctl stop nginx").rc == 0
+    assert statuses(tmp_path)[NAME] == good | {"agrees": False}
+    assert host.run("systemctl start nginx").rc == 0
+
+    subject = f"-subj /CN=x -addext subjectAltName=DNS:{NAME}"
+    request = f"openssl req -x509 -newkey rsa:2048 -nodes {subject} -keyout /dev/null -out {SELF_SIGNED}/served.pem"
+    assert host.run(request).rc == 0
+    told = statuses(tmp_path)
+    assert (told[NAME]["issuer_is_own_ca"], told[NAME]["agrees"]) == (False, False)
+    assert told[NAME]["serial"] == f"{serial_on_disk(host):X}"
+
+    assert host.run(f"rm {CONF}").rc == 0
+    assert statuses(tmp_path)[NAME] == {}
+
+
+# --- hosts that break
 
 
 @pytest.fixture

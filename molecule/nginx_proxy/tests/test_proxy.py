@@ -16,6 +16,7 @@ import pytest
 from testinfra.host import Host
 
 NAME = "test-nginx-proxy"
+testinfra_hosts = [f"ansible://{NAME}"]
 ALICE = ("alice", "correct horse")
 HEADERS = {"Accept-Encoding": "gzip"}
 WORKERS = "pgrep --parent $(cat /run/nginx.pid)"
@@ -401,7 +402,7 @@ def test_the_access_log_has_an_object_a_line_and_no_password(host: Host, client:
 def test_keys_are_roots_alone(host: Host) -> None:
     directory = host.file("/etc/nginx/tls")
     assert (directory.user, directory.mode) == ("root", 0o700)
-    for name in ("ca.key", "server.key"):
+    for name in ("ca.key", "server.key", "served.pem"):
         key = host.file(f"/etc/nginx/tls/self_signed/{name}")
         assert (key.user, key.group, key.mode) == ("root", "root", 0o600)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import requests
 from testinfra.host import Host
+
+# A user's name and password.
+Login = tuple[str, str]
 
 
 def active_colour(host: Host) -> str:
@@ -41,6 +44,11 @@ class Site:
             host=os.environ["SITE_HOST"],
         )
 
+    def other(self) -> Site:
+        """Return the same site on its other host."""
+        port, host = os.environ["SITE_OTHER_HTTPS_PORT"], os.environ["SITE_OTHER_HOST"]
+        return replace(self, url=f"https://localhost:{port}", host=host)
+
     @property
     def ca_file(self) -> Path:
         """Certificate of the site's CA."""
@@ -56,7 +64,7 @@ class Site:
         return (self.secrets / name).read_text(encoding="utf-8").strip()
 
     @property
-    def admin(self) -> tuple[str, str]:
+    def admin(self) -> Login:
         """Name and password of the administrator."""
         return "admin", self.secret("mlflow_admin_password")
 
@@ -68,8 +76,8 @@ class Site:
         session.trust_env = False
         return session
 
-    def session(self) -> requests.Session:
-        """Return a session that verifies the site and is logged in as the administrator."""
+    def session(self, login: Login | None = None) -> requests.Session:
+        """Return a session that verifies the site and is logged in, as the administrator unless it is said as whom."""
         session = self.anonymous()
-        session.auth = self.admin
+        session.auth = login or self.admin
         return session

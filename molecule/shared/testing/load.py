@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import requests
 
-from testing.deployment import Site
+from testing.deployment import Login, Site
 
 CLIENTS = 4
 # Long enough that a request which waits for a new process is slow and not failed.
@@ -28,20 +28,27 @@ class Account:
         run_id: Run that is written to.
         acknowledged: Steps whose metric the server has confirmed.
         failures: What went wrong, in words.
+        seconds: When each request began (monotonic), and how long it took.
     """
 
     run_id: str
     acknowledged: set[int] = field(default_factory=set)
     failures: list[str] = field(default_factory=list)
+    seconds: list[tuple[float, float]] = field(default_factory=list)
 
     def lost(self, site: Site) -> set[int]:
         """Return the steps that the server confirmed and does not have."""
         return self.acknowledged - stored_steps(site, self.run_id)
 
+    def percentile(self, percent: float, begin: float, end: float) -> float:
+        """Return the seconds within which that share of the requests between two moments was answered."""
+        taken = sorted(seconds for moment, seconds in self.seconds if begin <= moment <= end)
+        return taken[min(int(len(taken) * percent / 100), len(taken) - 1)]
 
-def start_run(site: Site, name: str) -> str:
+
+def start_run(site: Site, name: str, login: Login | None = None) -> str:
     """Start a run in an experiment of its own and return its id."""
-    with site.session() as session:
+    with site.session(login) as session:
         path = f"{site.url}/api/2.0/mlflow"
         experiment = session.post(f"{path}/experiments/create", json={"name": f"{name}-{time.time_ns()}"}, timeout=60)
         experiment.raise_for_status()
@@ -69,18 +76,20 @@ def stored_steps(site: Site, run_id: str) -> set[int]:
                 return steps
 
 
-def write(site: Site, account: Account, first: int, stop: threading.Event) -> None:
+def write(site: Site, login: Login | None, account: Account, first: int, stop: threading.Event) -> None:
     """Log one metric after the other until told to stop. Nothing is tried twice: a failure is a failure.
 
     Args:
         site: Where to write.
+        login: Who writes; the administrator unless it is given.
         account: Where to keep count.
         first: First step; the next ones are CLIENTS apart, so that no two clients share one.
         stop: Set from outside to end.
     """
     step = first
-    with site.session() as session:
+    with site.session(login) as session:
         while not stop.is_set():
+            began = time.monotonic()
             metric = {"run_id": account.run_id, "key": "load", "value": 1.0, "timestamp": step, "step": step}
             try:
                 answer = session.post(
@@ -92,24 +101,31 @@ def write(site: Site, account: Account, first: int, stop: threading.Event) -> No
                     account.failures.append(f"step {step}: {answer.status_code} {answer.text[:200]}")
             except requests.RequestException as error:
                 account.failures.append(f"step {step}: {error}")
+            account.seconds.append((began, time.monotonic() - began))
             step += CLIENTS
             stop.wait(PAUSE_SECONDS)
 
 
 @contextmanager
-def load(site: Site, name: str) -> Iterator[Account]:
+def load(site: Site, name: str, others: Sequence[Site] = (), login: Login | None = None) -> Iterator[Account]:
     """Write to the site from several clients for as long as the block runs.
 
     Args:
         site: Where to write.
         name: Name of the experiment, made unique.
+        others: Further hosts of the same site; the clients are spread over all of them.
+        login: Who writes; the administrator unless it is given.
 
     Yields:
         The account, complete when the block has ended.
     """
-    account = Account(start_run(site, name))
+    account = Account(start_run(site, name, login))
     stop = threading.Event()
-    threads = [threading.Thread(target=write, args=(site, account, number, stop)) for number in range(CLIENTS)]
+    hosts = [site, *others]
+    threads = [
+        threading.Thread(target=write, args=(hosts[number % len(hosts)], login, account, number, stop))
+        for number in range(CLIENTS)
+    ]
     for thread in threads:
         thread.start()
     try:

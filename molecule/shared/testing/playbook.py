@@ -43,12 +43,7 @@ def run_playbook(playbook: str, *options: str, **variables: Any) -> Run:
     Returns:
         The run, successful or not.
     """
-    command = ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], str(PROJECT / playbook)]
-    command += [*options, "--extra-vars", json.dumps(variables)]
-    # In the project's directory, so that its ansible.cfg counts and not the one that Molecule writes.
-    environment = {name: value for name, value in os.environ.items() if name != "ANSIBLE_CONFIG"}
-    # What is searched in the output must not be broken up by colours, which Molecule may ask for.
-    environment |= {"ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
+    command, environment = playbook_command(playbook, *options, **variables)
     done = subprocess.run(
         command,
         cwd=PROJECT,
@@ -60,3 +55,13 @@ def run_playbook(playbook: str, *options: str, **variables: Any) -> Run:
         timeout=TIMEOUT_SECONDS,
     )
     return Run(done.returncode, done.stdout)
+
+
+def playbook_command(playbook: str, *options: str, **variables: Any) -> tuple[list[str], dict[str, str]]:
+    """Return the command that runs a playbook, and its environment. Takes what `run_playbook` takes."""
+    command = ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], str(PROJECT / playbook)]
+    command += [*options, "--extra-vars", json.dumps(variables)]
+    # In the project's directory, so that its ansible.cfg counts and not the one that Molecule writes.
+    inherited = {name: value for name, value in os.environ.items() if name != "ANSIBLE_CONFIG"}
+    # What is searched in the output must not be broken up by colours, which Molecule may ask for.
+    return command, {**inherited, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}

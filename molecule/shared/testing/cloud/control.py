@@ -1,0 +1,50 @@
+"""What a test can ask of the cloud itself, over plain http."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from werkzeug.wrappers import Request, Response
+
+from testing.cloud.ledger import Fault, Ledger
+from testing.cloud.proxy import Service, json_response
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+
+class Control:
+    """WSGI application that plans faults, tells the calls and empties the stores.
+
+    Args:
+        ledger: Holds the faults and the calls.
+        services: What is emptied.
+    """
+
+    def __init__(self, ledger: Ledger, services: tuple[Service, ...]) -> None:
+        """Keep what it is about."""
+        self._ledger = ledger
+        self._services = services
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request."""
+        request = Request(environ)
+        actions: dict[str, Callable[[], Any]] = {
+            "POST /faults": lambda: self._ledger.plan(Fault(**request.get_json())),
+            "DELETE /faults": self._ledger.heal,
+            "GET /calls": self._ledger.calls,
+            "DELETE /calls": self._ledger.forget,
+            "POST /reset": self._reset,
+        }
+        action = actions.get(f"{request.method} {request.path}")
+        if action is None:
+            return Response(f"one of: {', '.join(actions)}", 404)(environ, start_response)
+        try:
+            return json_response(action())(environ, start_response)
+        except (TypeError, ValueError) as error:
+            return Response(str(error), 400)(environ, start_response)
+
+    def _reset(self) -> None:
+        for service in self._services:
+            service.reset()

@@ -1,0 +1,3 @@
+"""Fixtures that more than one module of tests asks for."""
+
+pytest_plugins = ["tests.stores"]
