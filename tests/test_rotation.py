@@ -88,6 +88,32 @@ def test_what_an_operator_has_to_mend_is_a_problem(
     assert status_problems(state(name=stages), disagreements, 90) == [problem]
 
 
+def certificate(days: float, *, agrees: bool = True) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    ends = now + timedelta(days=days, minutes=1)
+    return {
+        "not_before": (now - timedelta(days=3, minutes=1)).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "not_after": ends.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "agrees": agrees,
+    }
+
+
+def test_a_report_says_how_long_certificates_last() -> None:
+    assert status_lines({}, {}, {"b": certificate(20), "a": certificate(300)}) == [
+        "certificate of a: 3 days old, valid for 300 more",
+        "certificate of b: 3 days old, valid for 20 more",
+    ]
+
+
+def test_a_certificate_that_ends_soon_or_is_not_served_is_a_problem() -> None:
+    assert status_problems({}, {}, 90, {"a": certificate(14), "b": certificate(13)}) == [
+        "The certificate of b is valid for 13 more days; renew it."
+    ]
+    assert status_problems({}, {}, 90, {"a": certificate(99, agrees=False)}) == [
+        "a serves another certificate than it has; deploy the host."
+    ]
+
+
 def test_a_secret_of_the_last_allowed_day_is_no_problem() -> None:
     assert status_problems(state(name={"current": stage("1", 90)}), {"a": []}, 90) == []
 

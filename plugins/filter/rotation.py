@@ -17,6 +17,9 @@ description:
 options: {}
 """
 
+# A deployment renews a self-signed certificate earlier than that; what is shorter was forgotten.
+CERTIFICATE_DAYS_MIN = 14
+
 State = dict[str, dict[str, dict[str, Any] | None]]
 
 
@@ -74,12 +77,20 @@ def renewal_lines(names: Iterable[str], before: State, after: State) -> list[str
     return lines
 
 
-def status_lines(state: State, disagreements: dict[str, list[str]]) -> list[str]:
-    """Say for each secret its version, its age, and which hosts have it otherwise.
+def days_left(certificate: dict[str, Any]) -> int:
+    """Return for how many whole days a certificate is still valid."""
+    return (datetime.fromisoformat(certificate["not_after"]) - datetime.now(UTC)).days
+
+
+def status_lines(
+    state: State, disagreements: dict[str, list[str]], certificates: dict[str, dict[str, Any]] | None = None
+) -> list[str]:
+    """Say for each secret its version, its age, and which hosts have it otherwise; and how long certificates last.
 
     Args:
         state: What the store holds.
         disagreements: For each host, the names of the secrets that it has otherwise than the store.
+        certificates: For each host, `not_before` and `not_after` of its certificate.
     """
     lines = []
     for name, stages in sorted(state.items()):
@@ -88,16 +99,25 @@ def status_lines(state: State, disagreements: dict[str, list[str]]) -> list[str]
             line += f"; a rotation to version {stages['pending']['version']} was cut off"
         hosts = sorted(host for host, names in disagreements.items() if name in names)
         lines.append(line + (f"; differs on {', '.join(hosts)}" if hosts else "; hosts agree"))
+    for host, certificate in sorted((certificates or {}).items()):
+        made = age({"created": certificate["not_before"]})
+        lines.append(f"certificate of {host}: {made} days old, valid for {days_left(certificate)} more")
     return lines
 
 
-def status_problems(state: State, disagreements: dict[str, list[str]], age_max_days: int) -> list[str]:
+def status_problems(
+    state: State,
+    disagreements: dict[str, list[str]],
+    age_max_days: int,
+    certificates: dict[str, dict[str, Any]] | None = None,
+) -> list[str]:
     """Return a sentence for each thing that an operator has to mend.
 
     Args:
         state: What the store holds.
         disagreements: For each host, the names of the secrets that it has otherwise than the store.
         age_max_days: Days after which a secret is too old.
+        certificates: For each host, `not_after` of its certificate, and whether it `agrees` with what is served.
     """
     problems = []
     for name, stages in sorted(state.items()):
@@ -110,6 +130,11 @@ def status_problems(state: State, disagreements: dict[str, list[str]], age_max_d
             problems.append(f"{name} has a rotation that was cut off; run playbooks/rotate_secrets.yml again.")
     for host, names in sorted(disagreements.items()):
         problems += [f"{name} differs between {host} and the store; deploy the host." for name in sorted(names)]
+    for host, certificate in sorted((certificates or {}).items()):
+        if days_left(certificate) < CERTIFICATE_DAYS_MIN:
+            problems.append(f"The certificate of {host} is valid for {days_left(certificate)} more days; renew it.")
+        if not certificate["agrees"]:
+            problems.append(f"{host} serves another certificate than it has; deploy the host.")
     return problems
 
 

@@ -89,6 +89,45 @@ def test_a_run_changes_a_password_without_showing_it(cloud: Any, passwords: dict
     assert not [secret for secret in secrets if secret in run.output + back.output]
 
 
+def test_login_roles_are_exchanged_when_the_former_one_is_not_in_use_any_more(
+    cloud: Any, passwords: dict[str, str]
+) -> None:
+    def rotate(both: dict[str, str], role: str) -> Run:
+        following = {role: both[role]}
+        path = "molecule/postgresql_external/rotate.yml"
+        return run_playbook(path, "-vvv", "--diff", both_passwords=both, next_password=following)
+
+    first, second = rotate(passwords, "mlflow_b"), rotate({"mlflow_b": passwords["mlflow_b"]}, "mlflow_b")
+    assert first.returned == 0, first.output[-5000:]
+    assert log_in(cloud, "mlflow_a", passwords["mlflow_a"], "mlflow").failed
+    assert log_in(cloud, "mlflow_b", passwords["mlflow_b"], "mlflow").succeeded
+    assert second.returned == 0, second.output[-5000:]
+    assert second.changed == 0
+
+    # An idle session, as a pool keeps one. The administrator may end it only where the cloud lets it.
+    where = "host=test-postgresql-external-cloud sslmode=require dbname=mlflow user=mlflow_b"
+    session = f"(sleep 300 | PGPASSWORD={passwords['mlflow_b']} psql '{where}' >/dev/null 2>&1 &)"
+    both = {**passwords, "mlflow_a": "changed-password-of-a"}
+    try:
+        cloud.check_output(session)
+        refused = rotate(both, "mlflow_a")
+        assert refused.returned != 0
+        assert "it takes pg_signal_backend and pg_read_all_stats" in " ".join(refused.output.split())
+        # Nothing was taken away.
+        assert log_in(cloud, "mlflow_b", both["mlflow_b"], "mlflow").succeeded
+        administer(cloud, "GRANT pg_signal_backend, pg_read_all_stats TO cloud_admin")
+        third = rotate(both, "mlflow_a")
+        assert third.returned == 0, third.output[-5000:]
+        assert log_in(cloud, "mlflow_a", both["mlflow_a"], "mlflow").succeeded
+        assert log_in(cloud, "mlflow_b", both["mlflow_b"], "mlflow").failed
+        assert administer(cloud, "SELECT count(*) FROM pg_stat_activity WHERE usename = 'mlflow_b'") == "0"
+    finally:
+        administer(cloud, "REVOKE pg_signal_backend, pg_read_all_stats FROM cloud_admin")
+        assert converge().returned == 0
+    output = first.output + second.output + refused.output + third.output
+    assert not [secret for secret in both.values() if secret in output]
+
+
 def test_a_server_that_another_ca_signed_is_refused(cloud: Any, tmp_path: Path) -> None:
     # A CA of the same name, as somebody in between would make.
     other = tmp_path / "other.crt"

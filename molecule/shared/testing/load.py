@@ -76,7 +76,7 @@ def stored_steps(site: Site, run_id: str) -> set[int]:
                 return steps
 
 
-def write(site: Site, login: Login | None, account: Account, first: int, stop: threading.Event) -> None:
+def write(site: Site, login: Login | None, account: Account, first: int, stop: threading.Event, pause: float) -> None:
     """Log one metric after the other until told to stop. Nothing is tried twice: a failure is a failure.
 
     Args:
@@ -85,6 +85,7 @@ def write(site: Site, login: Login | None, account: Account, first: int, stop: t
         account: Where to keep count.
         first: First step; the next ones are CLIENTS apart, so that no two clients share one.
         stop: Set from outside to end.
+        pause: Seconds between two requests.
     """
     step = first
     with site.session(login) as session:
@@ -103,11 +104,13 @@ def write(site: Site, login: Login | None, account: Account, first: int, stop: t
                 account.failures.append(f"step {step}: {error}")
             account.seconds.append((began, time.monotonic() - began))
             step += CLIENTS
-            stop.wait(PAUSE_SECONDS)
+            stop.wait(pause)
 
 
 @contextmanager
-def load(site: Site, name: str, others: Sequence[Site] = (), login: Login | None = None) -> Iterator[Account]:
+def load(
+    site: Site, name: str, others: Sequence[Site] = (), login: Login | None = None, pause: float = PAUSE_SECONDS
+) -> Iterator[Account]:
     """Write to the site from several clients for as long as the block runs.
 
     Args:
@@ -115,6 +118,7 @@ def load(site: Site, name: str, others: Sequence[Site] = (), login: Login | None
         name: Name of the experiment, made unique.
         others: Further hosts of the same site; the clients are spread over all of them.
         login: Who writes; the administrator unless it is given.
+        pause: Seconds between two requests of one client.
 
     Yields:
         The account, complete when the block has ended.
@@ -123,7 +127,7 @@ def load(site: Site, name: str, others: Sequence[Site] = (), login: Login | None
     stop = threading.Event()
     hosts = [site, *others]
     threads = [
-        threading.Thread(target=write, args=(hosts[number % len(hosts)], login, account, number, stop))
+        threading.Thread(target=write, args=(hosts[number % len(hosts)], login, account, number, stop, pause))
         for number in range(CLIENTS)
     ]
     for thread in threads:
