@@ -162,7 +162,7 @@ def test_release_that_was_cut_off_is_built_again(host: Host) -> None:
     ("wrong", "sentence"),
     [
         ({"mlflow_server_settings": {"MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NoSuchPool"}}, "serves on."),
-        ({"mlflow_server_database_password": "not-the-database-password"}, "The database 'mlflow' cannot be used"),
+        ({"mlflow_server_database_password": "not-the-database-password"}, "The database 'mlflow' refuses the login"),
         ({"mlflow_server_pool_size": 100}, "the database grants"),
         (
             {"mlflow_server_admin_password": "not-the-admin-password"},
