@@ -26,19 +26,21 @@ class Account:
 
     Args:
         run_id: Run that is written to.
+        login: Who writes; the administrator unless it is given.
         acknowledged: Steps whose metric the server has confirmed.
         failures: What went wrong, in words.
         seconds: When each request began (monotonic), and how long it took.
     """
 
     run_id: str
+    login: Login | None = None
     acknowledged: set[int] = field(default_factory=set)
     failures: list[str] = field(default_factory=list)
     seconds: list[tuple[float, float]] = field(default_factory=list)
 
     def lost(self, site: Site) -> set[int]:
         """Return the steps that the server confirmed and does not have."""
-        return self.acknowledged - stored_steps(site, self.run_id)
+        return self.acknowledged - stored_steps(site, self.run_id, self.login)
 
     def percentile(self, percent: float, begin: float, end: float) -> float:
         """Return the seconds within which that share of the requests between two moments was answered."""
@@ -58,11 +60,11 @@ def start_run(site: Site, name: str, login: Login | None = None) -> str:
         return str(run.json()["run"]["info"]["run_id"])
 
 
-def stored_steps(site: Site, run_id: str) -> set[int]:
+def stored_steps(site: Site, run_id: str, login: Login | None = None) -> set[int]:
     """Return the steps of the metric `load` that the server has for a run."""
     steps: set[int] = set()
     token: str | None = None
-    with site.session() as session:
+    with site.session(login) as session:
         while True:
             query: dict[str, str | int] = {"run_id": run_id, "metric_key": "load", "max_results": PAGE}
             if token:
@@ -76,19 +78,18 @@ def stored_steps(site: Site, run_id: str) -> set[int]:
                 return steps
 
 
-def write(site: Site, login: Login | None, account: Account, first: int, stop: threading.Event, pause: float) -> None:
+def write(site: Site, account: Account, first: int, stop: threading.Event, pause: float) -> None:
     """Log one metric after the other until told to stop. Nothing is tried twice: a failure is a failure.
 
     Args:
         site: Where to write.
-        login: Who writes; the administrator unless it is given.
         account: Where to keep count.
         first: First step; the next ones are CLIENTS apart, so that no two clients share one.
         stop: Set from outside to end.
         pause: Seconds between two requests.
     """
     step = first
-    with site.session(login) as session:
+    with site.session(account.login) as session:
         while not stop.is_set():
             began = time.monotonic()
             metric = {"run_id": account.run_id, "key": "load", "value": 1.0, "timestamp": step, "step": step}
@@ -123,11 +124,11 @@ def load(
     Yields:
         The account, complete when the block has ended.
     """
-    account = Account(start_run(site, name, login))
+    account = Account(start_run(site, name, login), login)
     stop = threading.Event()
     hosts = [site, *others]
     threads = [
-        threading.Thread(target=write, args=(hosts[number % len(hosts)], login, account, number, stop, pause))
+        threading.Thread(target=write, args=(hosts[number % len(hosts)], account, number, stop, pause))
         for number in range(CLIENTS)
     ]
     for thread in threads:
