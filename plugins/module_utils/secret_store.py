@@ -349,6 +349,9 @@ def pend(store: Store, request: Request) -> Answer:
         for name in due:
             store.pend(name, new_value(request.names[name]))
         found = {**found, **store.read(due, history=True)}
+        # Otherwise the caller would go on with the current one, and a later promotion take it by surprise.
+        if lost := [name for name in due if found[name].pending is None]:
+            raise Refused(f"{', '.join(lost)}: made in {store.place} but not yet to be seen; run the playbook again.")
     return Answer(found, changed=bool(due))
 
 

@@ -30,10 +30,17 @@ def rewrap(former: KEKManager, following: KEKManager) -> int:
         How many keys were wrapped anew.
 
     Raises:
-        MlflowException: A key cannot be decrypted by the former passphrase.
+        MlflowException: A key cannot be decrypted by the former passphrase, or names a third one.
     """
     store = _get_store("postgresql+psycopg2:///?service=mlflow")
     with store.ManagedSessionMaker() as session:
+        known = (former.kek_version, following.kek_version)
+        others = session.query(SqlGatewaySecret).filter(SqlGatewaySecret.kek_version.not_in(known)).count()
+        if others:
+            raise MlflowException(
+                f"{others} secrets are encrypted by a passphrase that is neither number {known[0]} nor {known[1]}; "
+                "put the number of the passphrase in use before it in the store, as in 3:passphrase."
+            )
         # Locked against a server that would change a row in between.
         rows = (
             session.query(SqlGatewaySecret)

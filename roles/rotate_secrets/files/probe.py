@@ -84,11 +84,11 @@ class Probe:
         try:
             status = self.ask(self.passwords[0])
             if status != http.client.OK and len(self.passwords) > 1:
-                # Perhaps renewed a moment ago: then it is the next one from now on. Not only after a 401, since MLflow
-                # answers 500 when it forgets a former password in the middle of a request.
+                # Perhaps renewed a moment ago, or taken back: then it is the other one from now on. Not only after
+                # a 401, since MLflow answers 500 when it forgets a former password in the middle of a request.
                 status = self.ask(self.passwords[1])
                 if status == http.client.OK:
-                    del self.passwords[0]
+                    self.passwords.reverse()
             if status != http.client.OK:
                 self.failed += 1
                 self.reasons[f"status {status}"] += 1
