@@ -190,6 +190,25 @@ def test_every_secret_is_renewed_and_no_client_notices(
     assert again.changed == 0, again.output[-1500:]
 
 
+def test_a_host_left_out_is_refused(other: Site) -> None:
+    run = run_playbook(ROTATE, "--limit", f"!{other.host}", rotate="flask")
+    assert run.returned != 0
+    assert run.changed == 0
+    assert f"{other.host}: left out by --limit; secrets are renewed on all hosts or none." in " ".join(
+        run.output.split()
+    )
+
+
+def test_former_password_of_the_administrator_is_forgotten_by_every_worker(hosts: list[Host], site: Site) -> None:
+    former = site.admin[1]
+    # Each of them remembers it now.
+    assert [admin_statuses(host, former) for host in hosts] == [{200}, {200}]
+    run = run_playbook(ROTATE, rotate="admin")
+    assert run.returned == 0, run.output[-3000:]
+    assert [admin_statuses(host, former) for host in hosts] == [{401}, {401}]
+    assert [admin_statuses(host, site.admin[1]) for host in hosts] == [{200}, {200}]
+
+
 def test_forms_signed_by_the_former_key_are_refused(site: Site, other: Site) -> None:
     with site.session() as session:
         form = session.get(f"{site.url}/signup", timeout=60)
