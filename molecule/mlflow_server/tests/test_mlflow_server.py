@@ -162,7 +162,7 @@ def test_release_that_was_cut_off_is_built_again(host: Host) -> None:
     ("wrong", "sentence"),
     [
         ({"mlflow_server_settings": {"MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NoSuchPool"}}, "serves on."),
-        ({"mlflow_server_database_password": "not-the-database-password"}, "The database 'mlflow' refuses the login"),
+        ({"mlflow_server_database_password": "not-the-database-password"}, "The database 'mlflow' cannot be used"),
         ({"mlflow_server_pool_size": 100}, "the database grants"),
         (
             {"mlflow_server_admin_password": "not-the-admin-password"},
@@ -187,6 +187,20 @@ def test_colour_that_does_not_get_ready_leaves_the_other_serving(
 
     run = run_playbook(CONVERGE)
     assert run.returned == 0, run.output[-3000:]
+
+
+def test_login_that_the_database_refuses_is_not_used(host: Host) -> None:
+    before = active_colour(host)
+    run = run_playbook(CONVERGE, mlflow_server_database_password="not-the-database-password")
+    assert run.returned != 0
+    assert "The database 'mlflow' refuses the login" in " ".join(run.output.split())
+    assert "not-the-database-password" not in run.output
+    assert active_colour(host) == before
+    assert not host.file(f"/etc/mlflow/{before}/pg_service.next").exists
+    assert ask(host, SEARCH) == 200
+    again = run_playbook(CONVERGE)
+    assert again.returned == 0, again.output[-3000:]
+    assert again.changed == 0
 
 
 def test_old_releases_are_pruned_to_the_number(host: Host) -> None:
