@@ -231,8 +231,12 @@ class Parameters(base.Store):
         """Return the stages of each name; a name that was never rotated has no label and costs no question about it."""
         paths = {name: self._path(name) for name in sorted(names)}
         current = self._get(f"{path}:current" for path in paths.values())
+        latest = self._get(path for path in paths.values() if f"{path}:current" not in current)
+        # The first rotation may have begun in between. It labels the current version before it puts another, so what
+        # has no label now was the latest version before there was another.
+        current |= self._get(f"{path}:current" for path in latest)
         labelled = [path for path in paths.values() if f"{path}:current" in current]
-        latest = self._get(set(paths.values()) - set(labelled))
+        latest = {path: one for path, one in latest.items() if path not in labelled}
         pending = self._get(f"{path}:pending" for path in labelled)
         previous = self._get(f"{path}:previous" for path in labelled)
 
