@@ -265,8 +265,9 @@ def test_options_of_aws_win_over_the_environment(aws_ssm: Ssm) -> None:
     aws_ssm.options |= {"kms_key": "alias/mlflow"}
     aws_ssm.done("create", {"admin": {}})
     aws_ssm.patch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-    (parameter,) = aws_ssm.client().describe_parameters()["Parameters"][-1:]
-    assert parameter["KeyId"] == "alias/mlflow"
+    name = f"{aws_ssm.options['path']}/admin"
+    described = aws_ssm.client().describe_parameters(ParameterFilters=[{"Key": "Name", "Values": [name]}])["Parameters"]
+    assert [parameter["KeyId"] for parameter in described] == ["alias/mlflow"]
 
 
 @in_cloud
