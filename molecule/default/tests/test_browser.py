@@ -205,8 +205,7 @@ def test_static_files_come_compressed_and_once(site: Site, browser: Browser, ano
 
         def load() -> dict[str, list[int]]:
             page.goto("about:blank")
-            # What a page asks for later than its first picture belongs to it as well.
-            page.goto(site.url, wait_until="networkidle")
+            page.goto(site.url)
             expect(page.get_by_role("link", name="Experiments", exact=True)).to_be_visible()
             return {name: sizes for name, *sizes in page.evaluate(READ_LOADED) if name.endswith((".js", ".css"))}
 
