@@ -282,7 +282,7 @@ def test_rotation_that_was_cut_off_can_be_undone(
     tried: dict[str, str] = {}
     # Of each part the step that is the furthest from the beginning.
     last_steps = {
-        "database": "Login roles | Ensure that the others have no password and cannot log in",
+        "database": "Login roles | Ensure that they have no password and cannot log in",
         "admin,flask,tokens,kek": "Switch | Make it the active one",
     }
     with load(site, "undone", [other], writer, PAUSE_SECONDS) as account:
