@@ -106,7 +106,7 @@ def test_login_roles_are_exchanged_when_the_former_one_is_not_in_use_any_more(
 
     # An idle session, as a pool keeps one. The administrator may end it only where the cloud lets it.
     where = "host=test-postgresql-external-cloud sslmode=require dbname=mlflow user=mlflow_b"
-    session = f"(sleep 300 | PGPASSWORD={passwords['mlflow_b']} psql '{where}' >/dev/null 2>&1 &)"
+    session = f"(sleep 300 | PGPASSWORD={passwords['mlflow_b']} psql '{where}') >/dev/null 2>&1 </dev/null &"
     both = {**passwords, "mlflow_a": "changed-password-of-a"}
     try:
         cloud.check_output(session)
