@@ -228,7 +228,7 @@ class Parameters(base.Store):
     # Secrets
 
     def read(self, names: Iterable[str], *, history: bool) -> dict[str, base.Secret]:
-        """Return the stages of each name; a name that was never rotated has no label and costs no question about it."""
+        """Return the stages of each name; of one without a label, which was never rotated, the latest is current."""
         paths = {name: self._path(name) for name in sorted(names)}
         current = self._get(f"{path}:current" for path in paths.values())
         latest = self._get(path for path in paths.values() if f"{path}:current" not in current)
