@@ -49,7 +49,8 @@ class Entra:
         client_secret: Secret of the application.
     """
 
-    tenant: str = field(default_factory=lambda: str(uuid.uuid4()))
+    # The same for every cloud: the SDK keeps the tenant of a vault for as long as its process lives.
+    tenant: str = str(uuid.uuid5(uuid.NAMESPACE_DNS, HOST))
     client: str = field(default_factory=lambda: str(uuid.uuid4()))
     client_secret: str = field(default_factory=lambda: secrets.token_urlsafe(30))
     _key: str = field(default_factory=lambda: secrets.token_hex(32))
