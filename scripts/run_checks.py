@@ -1,4 +1,4 @@
-"""Run linters, unit tests and Molecule scenarios, one after the other, and count what passed.
+"""Run linters, unit tests and Molecule scenarios, and count what passed.
 
 Each check writes its whole output to .test/<check>.log and shows one line; a failed one also shows the end of its log.
 The last line of all is `N passed, N failed`, and the exit status says whether the second number is 0.
@@ -11,12 +11,16 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".test"
 LINES_OF_A_FAILURE = 80
+# Scenarios wait for their hosts much of the time; of two, one goes on meanwhile. A third makes all of them slower.
+SCENARIOS_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,10 @@ def scenario_checks(names: list[str]) -> list[Check]:
 
 
 def scenarios() -> list[str]:
-    """Return the names of all scenarios: the roles' first, the whole system after them."""
+    """Return the names of all scenarios: whole systems first, which take longest, so that none is left to run alone."""
     found = {path.parent.name for path in ROOT.glob("molecule/*/molecule.yml")}
     roles = {path.name for path in ROOT.glob("roles/*")}
-    return sorted(found & roles) + sorted(found - roles)
+    return sorted(found - roles) + sorted(found & roles)
 
 
 def count(check: Check, returned: int) -> tuple[int, int]:
@@ -115,25 +119,24 @@ def run(check: Check) -> tuple[int, int]:
     environment = {**os.environ, **check.environment, "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"}
     if check.counts_tests:
         environment["PYTEST_ADDOPTS"] = f"--junitxml={RESULTS / check.name}.xml"
-    print(f"{check.name:<22} ", end="", flush=True)
     started = time.monotonic()
     with log.open("w", encoding="utf-8") as output:
         returned = subprocess.run(
             check.command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False
         ).returncode
     passed, failed = count(check, returned)
-    print(
-        f"{'ok' if not failed else 'FAILED':<7} {passed:>4} passed {time.monotonic() - started:>6.0f} s",
-        flush=True,
-    )
+    verdict = "FAILED" if failed else "ok"
+    lines = [f"{check.name:<22} {verdict:<7} {passed:>4} passed {time.monotonic() - started:>6.0f} s"]
     if failed:
-        print("\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LINES_OF_A_FAILURE:]))
-        print(f"-- the whole output: {log.relative_to(ROOT)}", flush=True)
+        lines += log.read_text(encoding="utf-8", errors="replace").splitlines()[-LINES_OF_A_FAILURE:]
+        lines += [f"-- the whole output: {log.relative_to(ROOT)}"]
+    # Whole, so that of two at once none writes into the other's lines.
+    print("\n".join(lines), flush=True)
     return passed, failed
 
 
-def chosen(arguments: list[str]) -> list[Check]:
-    """Return the checks that the arguments name, or all.
+def chosen(arguments: list[str]) -> tuple[list[Check], list[Check]]:
+    """Return the checks that the arguments name, or all: those that run alone, and those that run beside another.
 
     Args:
         arguments: `lint`, `unit` or names of scenarios.
@@ -150,15 +153,25 @@ def chosen(arguments: list[str]) -> list[Check]:
         checks += lint_checks()
     if not arguments or "unit" in arguments:
         checks += unit_checks()
-    return checks + scenario_checks([name for name in known if not arguments or name in arguments])
+    together = scenario_checks([name for name in known if not arguments or name in arguments])
+    if len(together) > 1:
+        # The last one, which is short, makes what all the others share: the image, and a cache of packages.
+        checks.append(together.pop())
+    return checks, together
+
+
+def results(alone: list[Check], together: list[Check]) -> Iterator[tuple[int, int]]:
+    """Run checks and return passed and failed of each."""
+    yield from map(run, alone)
+    with ThreadPoolExecutor(SCENARIOS_AT_ONCE) as pool:
+        yield from pool.map(run, together)
 
 
 def main() -> int:
     """Run the checks that the command line names. Returns the exit status."""
     RESULTS.mkdir(exist_ok=True)
     passed = failed = 0
-    for check in chosen(sys.argv[1:]):
-        more_passed, more_failed = run(check)
+    for more_passed, more_failed in results(*chosen(sys.argv[1:])):
         passed, failed = passed + more_passed, failed + more_failed
     print(f"{passed} passed, {failed} failed", flush=True)
     return 1 if failed else 0
