@@ -82,6 +82,11 @@ def scenarios() -> list[str]:
     return sorted(found - roles) + sorted(found & roles)
 
 
+def report_of(check: Check) -> Path:
+    """Return where pytest tells of a check: of this one alone, as another's name may begin like it."""
+    return RESULTS / f"{check.name}.xml"
+
+
 def count(check: Check, returned: int) -> tuple[int, int]:
     """Count what a check proved.
 
@@ -93,7 +98,8 @@ def count(check: Check, returned: int) -> tuple[int, int]:
         Passed and failed. A command that failed although none of its tests did counts as one failure.
     """
     passed = failed = 0
-    for report in RESULTS.glob(f"{check.name}*.xml"):
+    report = report_of(check)
+    if report.exists():
         for suite in ElementTree.parse(report).getroot().iter("testsuite"):  # noqa: S314 - pytest wrote it just now
             bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
             failed += bad
@@ -114,11 +120,10 @@ def run(check: Check) -> tuple[int, int]:
         What it adds to passed and failed.
     """
     log = RESULTS / f"{check.name}.log"
-    for old in RESULTS.glob(f"{check.name}*.xml"):
-        old.unlink()
+    report_of(check).unlink(missing_ok=True)
     environment = {**os.environ, **check.environment, "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"}
     if check.counts_tests:
-        environment["PYTEST_ADDOPTS"] = f"--junitxml={RESULTS / check.name}.xml"
+        environment["PYTEST_ADDOPTS"] = f"--junitxml={report_of(check)}"
     started = time.monotonic()
     with log.open("w", encoding="utf-8") as output:
         returned = subprocess.run(
