@@ -1,6 +1,7 @@
 """Run linters, unit tests and Molecule scenarios, and count what passed.
 
-Each check writes its whole output to .test/<check>.log and shows one line; a failed one also shows the end of its log.
+Each check writes its whole output to .test/<check>.log and shows one line; a failed one also shows the end of its log
+and a line for each test that failed.
 The last line of all is `N passed, N failed`, and the exit status says whether the second number is 0.
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".test"
 LINES_OF_A_FAILURE = 80
+SAID_OF_A_FAILURE = 400
 # Scenarios wait for their hosts much of the time; of two, one goes on meanwhile. A third makes all of them slower.
 SCENARIOS_AT_ONCE = 2
 
@@ -87,6 +89,23 @@ def report_of(check: Check) -> Path:
     return RESULTS / f"{check.name}.xml"
 
 
+def reported(check: Check) -> Iterator[ElementTree.Element]:
+    """Yield what pytest tells of each test of a check."""
+    report = report_of(check)
+    if report.exists():
+        yield from ElementTree.parse(report).getroot().iter("testcase")  # noqa: S314 - pytest wrote it just now
+
+
+def failures(check: Check) -> list[str]:
+    """Return a line for each test of a check that failed: its name, and the end of what it said."""
+    lines = []
+    for test in reported(check):
+        for outcome in (*test.iter("failure"), *test.iter("error")):
+            said = [line for line in (outcome.text or "").splitlines() if line.startswith("E ")]
+            lines.append(f"-- {test.get('name')}: {' '.join(' '.join(said).split())[-SAID_OF_A_FAILURE:]}")
+    return lines
+
+
 def count(check: Check, returned: int) -> tuple[int, int]:
     """Count what a check proved.
 
@@ -97,13 +116,9 @@ def count(check: Check, returned: int) -> tuple[int, int]:
     Returns:
         Passed and failed. A command that failed although none of its tests did counts as one failure.
     """
-    passed = failed = 0
-    report = report_of(check)
-    if report.exists():
-        for suite in ElementTree.parse(report).getroot().iter("testsuite"):  # noqa: S314 - pytest wrote it just now
-            bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
-            failed += bad
-            passed += int(suite.get("tests", 0)) - bad - int(suite.get("skipped", 0))
+    bad = [test for test in reported(check) if {"failure", "error"} & {outcome.tag for outcome in test}]
+    good = [test for test in reported(check) if not {"failure", "error", "skipped"} & {outcome.tag for outcome in test}]
+    passed, failed = len(good), len(bad)
     if returned != 0:
         return passed, max(failed, 1)
     # A scenario's converge, idempotence and check mode are a proof of their own.
@@ -134,7 +149,8 @@ def run(check: Check) -> tuple[int, int]:
     lines = [f"{check.name:<22} {verdict:<7} {passed:>4} passed {time.monotonic() - started:>6.0f} s"]
     if failed:
         lines += log.read_text(encoding="utf-8", errors="replace").splitlines()[-LINES_OF_A_FAILURE:]
-        lines += [f"-- the whole output: {log.relative_to(ROOT)}"]
+        # Last, and of one line each, as what Molecule writes at the end says nothing of them.
+        lines += [f"-- the whole output: {log.relative_to(ROOT)}", *failures(check)]
     # Whole, so that of two at once none writes into the other's lines.
     print("\n".join(lines), flush=True)
     return passed, failed
