@@ -36,8 +36,6 @@ from testing.stores import Generated, KeyVault, ParameterStore, Store
 ROTATE = "playbooks/rotate_secrets.yml"
 STATUS = "playbooks/secrets_status.yml"
 EVERYTHING = "database,admin,flask,tokens,kek,tls"
-# Between the requests of each of four clients: rotations are long, and share the machine with them.
-PAUSE_SECONDS = 0.1
 STORED = "database,admin,flask,tokens"
 MODELS = "/gateway/mlflow/v1/models"
 NAMES = ["database_login", "mlflow_admin_password", "mlflow_kek_passphrase", *CREDENTIALS]
@@ -111,7 +109,7 @@ def rotate_under_load(
     """
     before = store.read(NAMES)
     remember(site, before)
-    with load(site, "rotation", [other], writer, PAUSE_SECONDS) as account:
+    with load(site, "rotation", [other], writer) as account:
         wait_until_written(account, 200)
         begin = time.monotonic()
         run = run_playbook(ROTATE, "-vvv", "--diff", rotate=parts, **store.variables)
@@ -285,7 +283,7 @@ def test_rotation_that_was_cut_off_can_be_undone(
         "database": "Login roles | Ensure that they have no password and cannot log in",
         "admin,flask,tokens,kek": "Switch | Make it the active one",
     }
-    with load(site, "undone", [other], writer, PAUSE_SECONDS) as account:
+    with load(site, "undone", [other], writer) as account:
         for parts, step in last_steps.items():
             run = interrupt(tmp_path / "notes", monkeypatch, step, rotate=parts)
             assert run.returned == -signal.SIGKILL, run.output[-3000:]
@@ -321,7 +319,7 @@ def test_rotation_that_is_cut_off_after_any_task_is_finished_by_the_next(
 ) -> None:
     notes, store = tmp_path / "notes", Generated(site)
     values = set(store.read(NAMES).values())
-    with load(site, "cut-off", [other], writer, PAUSE_SECONDS) as account:
+    with load(site, "cut-off", [other], writer) as account:
         while (run := interrupt(notes, monkeypatch, rotate=parts)).returned != 0:
             assert run.returned == -signal.SIGKILL, run.output[-3000:]
             values |= set(store.read(NAMES).values())
@@ -355,7 +353,7 @@ def test_rotation_that_is_cut_off_at_any_moment_is_finished_by_the_next(
     values = set(store.read(NAMES).values())
     # Reproducible, and different for each kill.
     moments = random.Random(RANDOM_KILLS)  # noqa: S311
-    with load(site, "moments", [other], writer, PAUSE_SECONDS) as account:
+    with load(site, "moments", [other], writer) as account:
         for _ in range(RANDOM_KILLS):
             command, environment = playbook_command(ROTATE, rotate=EVERYTHING)
             with subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL) as run:

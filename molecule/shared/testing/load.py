@@ -15,8 +15,8 @@ from testing.deployment import Login, Site
 CLIENTS = 4
 # Long enough that a request which waits for a new process is slow and not failed.
 REQUEST_TIMEOUT_SECONDS = 60
-# Between the requests of one client: the machine that is tested also runs Ansible.
-PAUSE_SECONDS = 0.02
+# Between the requests of one client: the machine that is tested also runs Ansible, which they would slow down.
+PAUSE_SECONDS = 0.2
 PAGE = 25_000
 
 
@@ -78,7 +78,7 @@ def stored_steps(site: Site, run_id: str, login: Login | None = None) -> set[int
                 return steps
 
 
-def write(site: Site, account: Account, first: int, stop: threading.Event, pause: float) -> None:
+def write(site: Site, account: Account, first: int, stop: threading.Event) -> None:
     """Log one metric after the other until told to stop. Nothing is tried twice: a failure is a failure.
 
     Args:
@@ -86,7 +86,6 @@ def write(site: Site, account: Account, first: int, stop: threading.Event, pause
         account: Where to keep count.
         first: First step; the next ones are CLIENTS apart, so that no two clients share one.
         stop: Set from outside to end.
-        pause: Seconds between two requests.
     """
     step = first
     with site.session(account.login) as session:
@@ -105,13 +104,11 @@ def write(site: Site, account: Account, first: int, stop: threading.Event, pause
                 account.failures.append(f"step {step}: {error}")
             account.seconds.append((began, time.monotonic() - began))
             step += CLIENTS
-            stop.wait(pause)
+            stop.wait(PAUSE_SECONDS)
 
 
 @contextmanager
-def load(
-    site: Site, name: str, others: Sequence[Site] = (), login: Login | None = None, pause: float = PAUSE_SECONDS
-) -> Iterator[Account]:
+def load(site: Site, name: str, others: Sequence[Site] = (), login: Login | None = None) -> Iterator[Account]:
     """Write to the site from several clients for as long as the block runs.
 
     Args:
@@ -119,7 +116,6 @@ def load(
         name: Name of the experiment, made unique.
         others: Further hosts of the same site; the clients are spread over all of them.
         login: Who writes; the administrator unless it is given.
-        pause: Seconds between two requests of one client.
 
     Yields:
         The account, complete when the block has ended.
@@ -128,7 +124,7 @@ def load(
     stop = threading.Event()
     hosts = [site, *others]
     threads = [
-        threading.Thread(target=write, args=(hosts[number % len(hosts)], account, number, stop, pause))
+        threading.Thread(target=write, args=(hosts[number % len(hosts)], account, number, stop))
         for number in range(CLIENTS)
     ]
     for thread in threads:
