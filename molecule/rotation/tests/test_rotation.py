@@ -39,9 +39,10 @@ EVERYTHING = "database,admin,flask,tokens,kek,tls"
 STORED = "database,admin,flask,tokens"
 MODELS = "/gateway/mlflow/v1/models"
 NAMES = ["database_login", "mlflow_admin_password", "mlflow_kek_passphrase", *CREDENTIALS]
-# What a long test sets higher: in which rotations a run is killed after each task that changes something, and how often
-# one is killed at a moment that nobody chose.
+# What a long test sets higher, or to 1: in which rotations runs are killed after tasks that change something, every
+# how many of those, and how often one is killed at a moment that nobody chose.
 CUT_OFF = os.environ.get("ROTATION_CUT_OFF", "database").split(";")
+CUT_OFF_EVERY = os.environ.get("ROTATION_CUT_OFF_EVERY", "4")
 RANDOM_KILLS = int(os.environ.get("ROTATION_RANDOM_KILLS", "1"))
 
 
@@ -319,14 +320,18 @@ def test_rotation_that_is_cut_off_after_any_task_is_finished_by_the_next(
 ) -> None:
     notes, store = tmp_path / "notes", Generated(site)
     values = set(store.read(NAMES).values())
+    kills = 0
+    monkeypatch.setenv("INTERRUPT_EVERY", CUT_OFF_EVERY)
     with load(site, "cut-off", [other], writer) as account:
         while (run := interrupt(notes, monkeypatch, rotate=parts)).returned != 0:
             assert run.returned == -signal.SIGKILL, run.output[-3000:]
+            kills += 1
             values |= set(store.read(NAMES).values())
             wait_until_written(account, 5)
     assert_kept(account, site)
+    assert kills > 1
     with (site.state / "figures").open("a", encoding="utf-8") as file:
-        file.write(f"cut off in {parts}: {len(notes.read_text().splitlines())} times\n")
+        file.write(f"cut off in {parts}: {kills} times, after {len(notes.read_text().splitlines())} tasks\n")
     check_finished(hosts, site, values)
 
 

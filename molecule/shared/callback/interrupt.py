@@ -2,7 +2,8 @@
 
 INTERRUPT_NOTES names a file with a line for each task after which a run was killed already. After the first task that
 has changed something and is not in it, its line is added and the run killed. A task that changes nothing leaves the
-hosts as they were after the one before it. INTERRUPT_AT names the one task to be killed after, so that no other counts.
+hosts as they were after the one before it. INTERRUPT_AT names the one task to be killed after, so that no other counts;
+with INTERRUPT_EVERY=4 only every fourth line stands for a run that was killed.
 Without INTERRUPT_NOTES nothing happens. Only for tests.
 """
 
@@ -40,6 +41,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         named = os.environ.get("INTERRUPT_NOTES")
         self.notes = Path(named) if named else None
         self.only = os.environ.get("INTERRUPT_AT", "")
+        self.every = int(os.environ.get("INTERRUPT_EVERY", "1"))
         self.play = ""
         self.changed = ""
 
@@ -67,6 +69,9 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         if self.notes is None or not changed or self.only not in changed:
             return
         known = self.notes.read_text(encoding="utf-8").splitlines() if self.notes.exists() else []
-        if changed not in known:
-            self.notes.write_text("\n".join([*known, changed, ""]), encoding="utf-8")
+        if changed in known:
+            return
+        known.append(changed)
+        self.notes.write_text("\n".join([*known, ""]), encoding="utf-8")
+        if len(known) % self.every == 0:
             os.kill(os.getpid(), signal.SIGKILL)
