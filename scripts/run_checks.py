@@ -116,9 +116,9 @@ def count(check: Check, returned: int) -> tuple[int, int]:
     Returns:
         Passed and failed. A command that failed although none of its tests did counts as one failure.
     """
-    bad = [test for test in reported(check) if {"failure", "error"} & {outcome.tag for outcome in test}]
-    good = [test for test in reported(check) if not {"failure", "error", "skipped"} & {outcome.tag for outcome in test}]
-    passed, failed = len(good), len(bad)
+    outcomes = [{outcome.tag for outcome in test} for test in reported(check)]
+    failed = sum(bool({"failure", "error"} & found) for found in outcomes)
+    passed = sum(not {"failure", "error", "skipped"} & found for found in outcomes)
     if returned != 0:
         return passed, max(failed, 1)
     # A scenario's converge, idempotence and check mode are a proof of their own.
