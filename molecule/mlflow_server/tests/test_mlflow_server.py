@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from testing.playbook import run_playbook
 CONVERGE = "molecule/mlflow_server/converge.yml"
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 CURL_CANNOT_CONNECT = 7
+# Reads a file over and over, as libpq does for each connection.
+READER = "import sys\nwhile True:\n    with open(sys.argv[1]) as file:\n        assert file.read()"
 SECRETS = {
     name: value
     for name, value in yaml.safe_load(Path(__file__).parent.parent.joinpath("vars/scenario.yml").read_text()).items()
@@ -201,6 +204,20 @@ def test_login_that_the_database_refuses_is_not_used(host: Host) -> None:
     again = run_playbook(CONVERGE)
     assert again.returned == 0, again.output[-3000:]
     assert again.changed == 0
+
+
+def test_login_can_be_read_at_every_moment_of_its_change(host: Host) -> None:
+    path = f"/etc/mlflow/{active_colour(host)}/pg_service.conf"
+    host.check_output(f"systemd-run --unit=reader --uid=mlflow /usr/bin/python3 -c {shlex.quote(READER)} {path}")
+    other = {"user": "mlflow_b", "password": "test-database-password-b"}
+    for change in ({f"mlflow_server_database_{name}": value for name, value in other.items()}, {}):
+        before = host.file(path).content_string
+        run = run_playbook(CONVERGE, **change)
+        assert run.returned == 0, run.output[-3000:]
+        assert host.file(path).content_string != before
+    # It ends by itself at the first time that it cannot read.
+    assert host.service("reader").is_running, host.check_output("journalctl --unit=reader --lines=3")
+    host.check_output("systemctl stop reader")
 
 
 def test_old_releases_are_pruned_to_the_number(host: Host) -> None:
