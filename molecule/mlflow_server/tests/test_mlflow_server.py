@@ -209,8 +209,11 @@ def test_login_that_the_database_refuses_is_not_used(host: Host) -> None:
 def test_login_can_be_read_at_every_moment_of_its_change(host: Host) -> None:
     path = f"/etc/mlflow/{active_colour(host)}/pg_service.conf"
     host.check_output(f"systemd-run --unit=reader --uid=mlflow /usr/bin/python3 -c {shlex.quote(READER)} {path}")
-    other = {"user": "mlflow_b", "password": "test-database-password-b"}
-    for change in ({f"mlflow_server_database_{name}": value for name, value in other.items()}, {}):
+    other = {
+        "mlflow_server_database_user": "mlflow_b",
+        "mlflow_server_database_password": "{{ database_passwords.b }}",
+    }
+    for change in (other, {}):
         before = host.file(path).content_string
         run = run_playbook(CONVERGE, **change)
         assert run.returned == 0, run.output[-3000:]
