@@ -1,4 +1,4 @@
-"""Write what is documented from its source: each role's README.md, and docs/variables.md.
+"""Write what is documented from its source: READMEs of roles, docs/variables.md, the policy of a server's role in AWS.
 
 The table of the site's values stands in the project's README.md too, between two markers.
 The source of a role is meta/argument_specs.yml and defaults/main.yml, its example the valid values that the tests of
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import yaml
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -76,7 +77,8 @@ def option_rows(options: Options, defaults: dict[str, Any], parent: str = "") ->
             description += " One of " + ", ".join(f"`{choice}`" for choice in option["choices"]) + "."
         default = "required" if option.get("required") else literal(defaults[name]) if name in defaults else ""
         yield [f"`{parent}{name}`", type_of(option), default, description]
-        yield from option_rows(option.get("options", {}), {}, f"{parent}{name}[].")
+        item = "[]" if option["type"] == "list" else ""
+        yield from option_rows(option.get("options", {}), {}, f"{parent}{name}{item}.")
 
 
 def table(head: list[str], rows: Iterator[list[str]]) -> list[str]:
@@ -196,6 +198,18 @@ def project_readme() -> str:
     return f"{before}{start}{rows}\n{end}{after}"
 
 
+def server_policy() -> str:
+    """Return the policy that the role artifact_store gives a server in AWS, with names to replace."""
+    template = PROJECT / "roles" / "artifact_store" / "templates" / "s3_policy.json.j2"
+    environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True)  # noqa: S701 - JSON
+    return environment.from_string(template.read_text(encoding="utf-8")).render(
+        __artifact_store_s3_partition="aws",
+        __artifact_store_s3_bucket="BUCKET",
+        __artifact_store_s3_prefix="PREFIX/",
+        artifact_store_s3_kms_key="arn:aws:kms:REGION:ACCOUNT:key/KEY",
+    )
+
+
 @functools.cache
 def documents() -> dict[Path, str]:
     """Return every generated document with its content."""
@@ -203,6 +217,7 @@ def documents() -> dict[Path, str]:
     return {
         **generated,
         PROJECT / "docs" / "variables.md": all_variables(),
+        PROJECT / "docs" / "policies" / "aws_artifacts.json": server_policy(),
         PROJECT / "README.md": project_readme(),
     }
 

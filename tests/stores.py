@@ -219,7 +219,7 @@ def azure_key_vault(monkeypatch: pytest.MonkeyPatch, cloud: Cloud) -> KeyVault:
     return KeyVault(monkeypatch, cloud)
 
 
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.xdist_group("stores")) for name in PROVIDERS])
+@pytest.fixture(params=PROVIDERS)
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Each provider that there is; one without a fixture of its name is an error."""
     found = request.getfixturevalue(request.param)

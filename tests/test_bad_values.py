@@ -36,7 +36,7 @@ def load(table: Path) -> dict[str, Any]:
 
 def rows() -> list[Any]:
     return [
-        pytest.param(table, number, row, id=f"{table.stem}-{number:02}", marks=pytest.mark.xdist_group(table.stem))
+        pytest.param(table, number, row, id=f"{table.stem}-{number:02}")
         for table in TABLES
         for number, row in enumerate(load(table)["bad"], start=1)
     ]
@@ -83,13 +83,13 @@ def test_a_wrong_value_is_not_printed_where_it_is_secret(table: Path, number: in
         assert text not in output
 
 
-@pytest.mark.parametrize("table", [pytest.param(t, id=t.stem, marks=pytest.mark.xdist_group(t.stem)) for t in TABLES])
+@pytest.mark.parametrize("table", [pytest.param(t, id=t.stem) for t in TABLES])
 def test_the_values_that_rows_start_from_are_accepted(table: Path) -> None:
     """Without this, a row could be refused for another reason than its own."""
     assert run(table)[0]["valid"] == ""
 
 
-@pytest.mark.parametrize("table", [pytest.param(t, id=t.stem, marks=pytest.mark.xdist_group(t.stem)) for t in TABLES])
+@pytest.mark.parametrize("table", [pytest.param(t, id=t.stem) for t in TABLES])
 def test_a_table_is_about_the_role_it_is_named_after(table: Path) -> None:
     assert load(table)["role"] == table.stem
     assert len(load(table)["bad"]) >= 10

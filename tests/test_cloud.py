@@ -34,8 +34,6 @@ from werkzeug.wrappers import Request, Response
 from testing.cloud import Cloud
 from testing.cloud.parameter_store import ParameterStore
 
-pytestmark = pytest.mark.xdist_group("cloud")
-
 VAULT = "https://mlflow-test.vault.azure.net"
 VAULT_SCOPE = "https://vault.azure.net/.default"
 NAME = "/mlflow/password"
@@ -414,7 +412,7 @@ def test_no_metadata_service_is_found(cloud: Cloud) -> None:
 
 
 def test_a_fault_that_cannot_happen_is_refused(cloud: Cloud) -> None:
-    for service, kind in (("s3", "denied"), ("ssm", "sleepy")):
+    for service, kind in (("s4", "denied"), ("ssm", "sleepy"), ("ssm", "revoked")):
         with pytest.raises(ValueError, match=kind):
             cloud.fail(service, kind)
 

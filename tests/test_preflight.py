@@ -104,7 +104,6 @@ def refusals() -> dict[str, str]:
         return run_rows("preflight", rows, entry="main")[0]
 
 
-@pytest.mark.xdist_group("preflight-rows")
 @pytest.mark.parametrize("name", ROWS)
 def test_a_host_is_let_through_or_refused_with_the_reason(name: str) -> None:
     refusal, wanted = refusals()[name], ROWS[name][3]

@@ -27,6 +27,9 @@ ORDER = ["validate", "install", "configure", "service", "verify"]
 # What a role leaves behind for others, by its spec's description.
 FACTS = {
     "mlflow_server_disagreements",
+    "mlflow_server_moving",
+    "mlflow_server_store",
+    "move_artifacts_unfinished",
     "nginx_proxy_certificate_status",
     "postgresql_sessions_drained",
     "rotate_secrets_chosen",

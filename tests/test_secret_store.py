@@ -56,6 +56,15 @@ def test_what_is_missing_is_told_and_not_made(backend: Backend) -> None:
     assert (result["changed"], result["created"], backend.written()) == (False, [], before)
 
 
+def test_what_somebody_else_gives_is_asked_for_and_never_made(backend: Backend) -> None:
+    before = backend.written()
+    result = backend.run("create", NAMES | {"store_key": {"given": True}})
+    assert [problem.split(" not in ")[0] for problem in result["problems"]] == ["store_key:"]
+    assert backend.written() == before
+    backend.bring("store_key", "given-by-somebody-else")
+    assert value_of(backend.done("create", {"store_key": {"given": True}}), "store_key") == "given-by-somebody-else"
+
+
 def test_what_is_missing_is_made_with_its_length_and_prefix_once(backend: Backend) -> None:
     first = backend.done("create", NAMES)
     assert (first["changed"], first["created"]) == (True, ["admin", "database_login"])

@@ -17,8 +17,6 @@ from tests.stores import Backend, CutOff, Generated, InCloud, KeyVault, Ssm
 
 SECRET = "correct-horse-battery"
 
-in_cloud = pytest.mark.xdist_group("stores")
-
 
 def refusal(backend: Backend, operation: str = "create", **request: Any) -> str:
     """Return the one sentence that an operation comes to."""
@@ -143,7 +141,7 @@ def test_a_directory_that_cannot_be_written_is_told(generated: Generated) -> Non
 # Both clouds
 
 
-@pytest.fixture(params=[pytest.param(name, marks=in_cloud) for name in ("aws_ssm", "azure_key_vault")])
+@pytest.fixture(params=("aws_ssm", "azure_key_vault"))
 def store(request: pytest.FixtureRequest) -> InCloud:
     found = request.getfixturevalue(request.param)
     assert isinstance(found, InCloud)
@@ -240,7 +238,6 @@ def test_somebody_elses_thing_in_place_of_the_lock_is_told(store: InCloud) -> No
 # AWS
 
 
-@in_cloud
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [
@@ -258,7 +255,6 @@ def test_wrong_settings_of_aws_are_told(aws_ssm: Ssm, environment: dict[str, str
     assert refusal(aws_ssm).startswith(sentence)
 
 
-@in_cloud
 def test_options_of_aws_win_over_the_environment(aws_ssm: Ssm) -> None:
     aws_ssm.patch.delenv("AWS_DEFAULT_REGION")
     aws_ssm.options |= {"region": "eu-central-1", "endpoint": "https://ssm.eu-central-1.amazonaws.com"}
@@ -270,7 +266,6 @@ def test_options_of_aws_win_over_the_environment(aws_ssm: Ssm) -> None:
     assert [parameter["KeyId"] for parameter in described] == ["alias/mlflow"]
 
 
-@in_cloud
 def test_a_kms_key_that_does_not_exist_is_told(aws_ssm: Ssm) -> None:
     aws_ssm.options |= {"kms_key": "alias/nobodys"}
     assert refusal(aws_ssm).startswith(
@@ -278,14 +273,12 @@ def test_a_kms_key_that_does_not_exist_is_told(aws_ssm: Ssm) -> None:
     )
 
 
-@in_cloud
 def test_a_parameter_that_is_not_encrypted_is_refused(aws_ssm: Ssm) -> None:
     path = f"{aws_ssm.options['path']}/admin"
     aws_ssm.client().put_parameter(Name=path, Value=SECRET, Type="String")
     assert refusal(aws_ssm).startswith(f"{path} is of the type String, which is not encrypted; delete it")
 
 
-@in_cloud
 def test_more_names_than_a_call_takes_are_read(aws_ssm: Ssm) -> None:
     names: dict[str, Any] = {f"name_{number}": {} for number in range(23)}
     made = aws_ssm.done("create", names)["secrets"]
@@ -299,7 +292,6 @@ def test_more_names_than_a_call_takes_are_read(aws_ssm: Ssm) -> None:
 # Azure
 
 
-@in_cloud
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [
@@ -323,7 +315,6 @@ def test_wrong_settings_of_azure_are_told(
     assert refusal(azure_key_vault).startswith(sentence)
 
 
-@in_cloud
 @pytest.mark.parametrize("kind", ["hang", "reset"])
 def test_a_login_that_gets_no_answer_is_told(azure_key_vault: KeyVault, kind: str) -> None:
     hurry(azure_key_vault)
@@ -331,14 +322,12 @@ def test_a_login_that_gets_no_answer_is_told(azure_key_vault: KeyVault, kind: st
     assert refusal(azure_key_vault) == "Entra ID gave no answer to the login; check the network and its proxy."
 
 
-@in_cloud
 def test_an_expired_client_secret_is_told(azure_key_vault: KeyVault) -> None:
     hurry(azure_key_vault)
     azure_key_vault.cloud.fail("entra", "denied", "token")
     assert "the client secret in AZURE_CLIENT_SECRET has expired (AADSTS7000222)." in refusal(azure_key_vault)
 
 
-@in_cloud
 def test_a_vault_that_does_not_exist_is_told(azure_key_vault: KeyVault) -> None:
     hurry(azure_key_vault)
     azure_key_vault.options |= {"vault_url": "https://nobodys-vault.vault.azure.net/"}
@@ -347,7 +336,6 @@ def test_a_vault_that_does_not_exist_is_told(azure_key_vault: KeyVault) -> None:
     assert "check that secrets_options.vault_url names a vault that exists" in problem
 
 
-@in_cloud
 @pytest.mark.parametrize(
     ("attributes", "sentence"),
     [
@@ -376,7 +364,6 @@ def test_a_version_that_is_not_to_be_used_is_refused(
         )
 
 
-@in_cloud
 def test_a_secret_that_was_deleted_is_told_with_what_brings_it_back(azure_key_vault: KeyVault) -> None:
     name = azure_key_vault.name("admin")
     azure_key_vault.bring("admin", SECRET)
@@ -388,7 +375,6 @@ def test_a_secret_that_was_deleted_is_told_with_what_brings_it_back(azure_key_va
         azure_key_vault.client().get_secret(name)
 
 
-@in_cloud
 def test_a_newer_version_that_somebody_brought_is_not_rotated_away(azure_key_vault: KeyVault) -> None:
     azure_key_vault.done("create", {"admin": {}})
     azure_key_vault.done("pend", {"admin": {}})
@@ -421,13 +407,11 @@ def while_first_waits(store: KeyVault, first: Callable[[], Any], second: Callabl
     return results
 
 
-@in_cloud
 def test_of_two_who_make_a_secret_within_a_second_one_counts(azure_key_vault: KeyVault) -> None:
     results = while_first_waits(azure_key_vault, *[lambda: azure_key_vault.done("create", {"admin": {}})] * 2)
     assert results[0]["secrets"] == results[1]["secrets"]
 
 
-@in_cloud
 def test_of_two_who_lock_within_a_second_one_counts(azure_key_vault: KeyVault, processes: list[int]) -> None:
     stores = [azure_key_vault.store(azure_key_vault.options) for _ in range(2)]
     assert [store.held() for store in stores] == [None, None]
@@ -437,7 +421,6 @@ def test_of_two_who_lock_within_a_second_one_counts(azure_key_vault: KeyVault, p
     assert sorted(while_first_waits(azure_key_vault, first, second)) == [False, True]
 
 
-@in_cloud
 def test_of_a_lock_that_was_broken_one_claim_is_left(azure_key_vault: KeyVault, processes: list[int]) -> None:
     azure_key_vault.done("lock", process=processes[0])
     azure_key_vault.done("lock", process=processes[1], take_over=True)
@@ -449,7 +432,6 @@ def test_the_vault_is_waited_for_longer_than_its_clock_is_coarse(generated: Gene
     assert importlib.import_module("plugins.modules.secret_store_azure_key_vault").SETTLE_SECONDS > 1
 
 
-@in_cloud
 def test_a_value_that_was_dropped_is_marked_and_cannot_be_read(azure_key_vault: KeyVault) -> None:
     azure_key_vault.done("create", {"admin": {}})
     pending = azure_key_vault.done("pend", {"admin": {}})["secrets"]["admin"]["pending"]["version"]
@@ -460,7 +442,6 @@ def test_a_value_that_was_dropped_is_marked_and_cannot_be_read(azure_key_vault: 
     assert dropped.enabled is False
 
 
-@in_cloud
 def test_tags_that_somebody_set_stay(azure_key_vault: KeyVault) -> None:
     name, client = azure_key_vault.name("admin"), azure_key_vault.client()
     azure_key_vault.done("create", {"admin": {}})

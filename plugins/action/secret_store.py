@@ -30,7 +30,7 @@ options:
       - C(validate) checks the options and names, and asks nothing of the store.
       - C(read) returns what there is.
       - C(create) makes a current version of each name that has none; one that is there is never changed. In check mode
-        the missing ones get values that last for this run.
+        the missing ones get values that last for this run. A missing one with C(given) is a problem.
       - C(pend) makes a pending version of each name that has none. Readers still get the current one.
       - C(promote) makes the pending version current, and the current one previous. C(discard) drops the pending one.
         Without a pending version they change nothing.
@@ -39,7 +39,7 @@ options:
     choices: [validate, read, create, pend, promote, discard, lock, unlock, look]
     required: true
   names:
-    description: By name of a secret, C(length) and C(prefix) of values that are made.
+    description: By name of a secret, C(length) and C(prefix) of what is made, or C(given) for what never is.
     type: dict
     default: {}
   history:

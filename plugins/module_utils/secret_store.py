@@ -321,9 +321,15 @@ def read(store: Store, request: Request) -> Answer:
 
 
 def create(store: Store, request: Request) -> Answer:
-    """Make what has no current version. In check mode placeholders last for the run."""
+    """Make what has no current version. In check mode placeholders last for the run.
+
+    Raises:
+        Refused: A secret is missing that somebody else gives, so that no value made here can be the right one.
+    """
     found = store.read(request.names, history=request.history)
     missing = sorted(name for name, secret in found.items() if secret.current is None)
+    if given := [name for name in missing if (request.names[name] or {}).get("given")]:
+        raise Refused(f"{', '.join(given)}: not in {store.place}, and not ours to make; put what you were given there.")
     values = {name: new_value(request.names[name]) for name in missing}
     if request.check_mode:
         made = {name: replace(found[name], current=Version("none", now(), values[name])) for name in missing}

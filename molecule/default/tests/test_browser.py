@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import base64
 import math
-import os
-import subprocess
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import requests
-from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request, Response, expect, sync_playwright
+from playwright.sync_api import Browser, Error, expect
 
+from testing.browser import answering, launched, window
 from testing.deployment import Site
 
-CHROMIUM = "/usr/bin/chromium"
-# As root, without a screen, and without the browser's own calls home, which would be mistaken for the page's.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-TIMEOUT_MILLISECONDS = 60_000
 FOR_GOOD = "public, max-age=31536000, immutable"
 POINTS = 100
 # The page asks at each start whether there is an assistant, which is closed, and takes any refusal for a no.
@@ -41,86 +27,12 @@ performance.getEntriesByType("resource").map(
   entry => [entry.name, entry.transferSize, entry.encodedBodySize, entry.decodedBodySize])
 """
 
-expect.set_options(timeout=TIMEOUT_MILLISECONDS)
-
-
-@dataclass
-class Recorder:
-    """Remembers what a window asked for and what it complained of.
-
-    Args:
-        requested: URLs asked for.
-        refused: URLs that were answered with an error.
-        complaints: What the console said, exceptions, and requests without an answer, in words.
-    """
-
-    requested: list[str] = field(default_factory=list)
-    refused: set[str] = field(default_factory=set)
-    complaints: list[str] = field(default_factory=list)
-
-    def watch(self, page: Page) -> None:
-        """Listen to a page."""
-        page.on("request", lambda request: self.requested.append(request.url))
-        page.on("response", self.note_answer)
-        page.on("requestfailed", self.note_failure)
-        page.on("console", self.note_message)
-        page.on("pageerror", lambda error: self.complaints.append(f"exception: {error}"))
-
-    def note_answer(self, response: Response) -> None:
-        """Keep the URL of an answer that is an error."""
-        if response.status >= requests.codes.bad_request:
-            self.refused.add(response.url)
-
-    def note_failure(self, request: Request) -> None:
-        """Keep a request that failed, but for one that the page has itself ended, by going elsewhere."""
-        if request.failure != "net::ERR_ABORTED":
-            self.complaints.append(f"{request.url}: {request.failure}")
-
-    def note_message(self, message: ConsoleMessage) -> None:
-        """Keep an error or a warning, but for the echo of an answer that is among the refused."""
-        if message.type in ("error", "warning") and message.location["url"] not in self.refused:
-            self.complaints.append(f"{message.type}: {message.text}")
-
 
 @pytest.fixture(scope="module")
 def browser(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Yield a browser that was never used before and trusts the site's authority."""
-    home = tmp_path_factory.mktemp("home")
-    database = home / ".pki" / "nssdb"
-    database.mkdir(parents=True)
-    certutil = ["certutil", "-d", f"sql:{database}"]
-    subprocess.run([*certutil, "-N", "--empty-password"], check=True)
-    subprocess.run([*certutil, "-A", "-n", "site", "-t", "C,,", "-i", str(site.ca_file)], check=True)
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=FLAGS, env={**os.environ, "HOME": str(home)}
-        )
-        yield launched
-        launched.close()
-
-
-@contextmanager
-def window(browser: Browser, **options: Any) -> Iterator[tuple[Page, Recorder]]:
-    """Open a window that shares nothing with others.
-
-    Args:
-        browser: The browser.
-        options: Options of the window.
-
-    Yields:
-        Its page, and what is recorded of it.
-    """
-    context = browser.new_context(viewport={"width": 1400, "height": 1000}, **options)
-    context.set_default_timeout(TIMEOUT_MILLISECONDS)
-    page, recorder = context.new_page(), Recorder()
-    recorder.watch(page)
-    yield page, recorder
-    context.close()
-
-
-def answering(site: Site, user: tuple[str, str]) -> dict[str, str]:
-    """Return what a user enters when the site, and no other, asks for a login."""
-    return {"username": user[0], "password": user[1], "origin": site.url}
+    """Yield a browser that was never used before."""
+    with launched(site, tmp_path_factory.mktemp("home")) as browser:
+        yield browser
 
 
 @dataclass(frozen=True)

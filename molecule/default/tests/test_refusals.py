@@ -45,8 +45,18 @@ OPEN = {
     "/health": "a load balancer asks it",
     "/static-files/<path:path>": "MLflow's user interface as released, the same everywhere",
 }
-# What nginx answers 404 whoever asks: the assistant can run commands on the host, the metrics know no login.
-CLOSED = ("/ajax-api/3.0/mlflow/assistant", "/metrics", "/gateway")
+# What nginx answers 404 whoever asks: the assistant can run commands on the host, the metrics know no login, and the
+# store of artifacts is the server's.
+CLOSED = (
+    "/ajax-api/3.0/mlflow/assistant",
+    "/metrics",
+    "/gateway",
+    *(
+        f"/{api}/2.0/{path}"
+        for api in ("api", "ajax-api")
+        for path in ("mlflow-artifacts/mpu", "mlflow-artifacts/presigned", "mlflow/artifacts/presigned")
+    ),
+)
 # Something that only an administrator may see.
 USERS = "/api/2.0/mlflow/users/list"
 EXPERIMENTS = "/api/2.0/mlflow/experiments/search"

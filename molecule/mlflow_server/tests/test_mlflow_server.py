@@ -96,7 +96,8 @@ def test_unit_is_hardened(host: Host) -> None:
 def test_server_cannot_write_beside_its_artifacts(host: Host) -> None:
     unit = f"mlflow@{active_colour(host)}.service"
     assert host.check_output(f"systemctl show -P ProtectSystem {unit}") == "strict"
-    assert host.check_output(f"systemctl show -P ReadWritePaths {unit}") == "/var/lib/mlflow/artifacts"
+    writable = host.check_output(f"systemctl show -P ReadWritePaths {unit}").split()
+    assert writable == ["/var/lib/mlflow/artifacts", f"/var/lib/mlflow/tmp/{active_colour(host)}"]
     assert "Permission denied" in host.run("runuser -u mlflow -- touch /opt/mlflow/active/release/probe").stderr
 
 

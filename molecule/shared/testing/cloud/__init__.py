@@ -1,4 +1,4 @@
-"""A cloud for tests: AWS Parameter Store and Azure Key Vault with Entra ID, on this machine, at their public names.
+"""A cloud for tests: what the project uses of AWS, Azure and Google Cloud, on this machine, at their public names.
 
 Nothing in the clients is patched: they are pointed at it by the environment variables that they know (proxy, CA
 bundle, credentials), and verify its certificates. `python -m testing.cloud --directory DIR` runs it in the foreground.

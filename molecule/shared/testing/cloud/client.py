@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,17 +15,31 @@ from typing import Any
 
 import requests
 
+# Of the AWS account.
+REGION = "eu-central-1"
+# Of the Azure tenant.
+SUBSCRIPTION = "7c5d2f0e-3f0b-4a5e-9d53-0a6b6b1f9d11"
+RESOURCE_GROUP = "mlflow"
 # Files in the cloud's directory.
 CLIENT = "client.env"
 CONTROL = "control"
+LISTENER = "listener"
+NAMES = "names"
 PID = "pid"
+GOOGLE_KEY = "google.json"
 READY = "ready"
+STORAGE = "storage.json"
 CA = "ca.pem"
 LOG = "log"
 
 START_SECONDS = 60
 STOP_SECONDS = 20
 SHARED = Path(__file__).resolve().parents[2]
+
+
+def bucket_names(bucket: str) -> list[str]:
+    """Return the names under which an S3 bucket is found host-style."""
+    return [f"{bucket}.s3.{REGION}.amazonaws.com", f"{bucket}.s3.amazonaws.com"]
 
 
 @dataclass
@@ -106,6 +121,30 @@ class Cloud:
         lines = (self.directory / CLIENT).read_text(encoding="utf-8").splitlines()
         return dict(line.split("=", 1) for line in lines)
 
+    @property
+    def storage(self) -> dict[str, dict[str, str]]:
+        """What a client of a store of objects has to have in its environment to be known there.
+
+        Returns:
+            Variables by kind of credentials: s3, azure_key, azure_identity, gcs (a file's name). The way there and the
+            certificate come on top: for the control node they are in `environment`.
+        """
+        return dict(json.loads((self.directory / STORAGE).read_text(encoding="utf-8")))
+
+    @property
+    def listener(self) -> str:
+        """Address and port where hosts reach it, when it was started with --listen."""
+        return (self.directory / LISTENER).read_text(encoding="utf-8").strip()
+
+    def names(self, *buckets: str) -> list[str]:
+        """Return all names that a host without a proxy has to find at the listener's address, as in /etc/hosts.
+
+        Args:
+            buckets: S3 buckets whose names are among them.
+        """
+        fixed = (self.directory / NAMES).read_text(encoding="utf-8").split()
+        return fixed + [name for bucket in buckets for name in bucket_names(bucket)]
+
     def fail(
         self,
         service: str,
@@ -118,11 +157,13 @@ class Cloud:
         """Let something go wrong from now on; of several that fit, the first planned happens.
 
         Args:
-            service: ssm, keyvault or entra.
+            service: ssm, keyvault, entra, s3, iam, sts, blob, arm, gcs, google-oauth or google-iam.
             kind: denied, throttled, busy (another writes the same thing), error (of the server), hang (no answer
-                for two minutes) or reset (of the connection).
-            operation: Befall only this one: its permission (ssm:GetParameters) or the name that the client library
-                has for it (GetParameters, set_secret, token).
+                for two minutes), reset (of the connection), cut (the connection is reset in the middle of the body,
+                of the request if it has one, else of the answer), down (nobody there: of the whole service, for
+                transfers under way as well) or revoked (of a store of objects: the credentials hold no more).
+            operation: Befall only this one: its permission (ssm:GetParameters, s3:PutObject) or the name that the
+                client library has for it (GetParameters, set_secret, token, upload_part).
             target: Befall only what has this in its name.
             times: How often; None for ever.
         """
@@ -136,7 +177,7 @@ class Cloud:
         """Return what was asked of the cloud since `forget_calls`, in the order in which it was answered.
 
         Args:
-            service: Only this one: ssm, keyvault, entra, or proxy for names that it does not serve.
+            service: Only this one: as for `fail`, or proxy for names that it does not serve.
 
         Returns:
             For each call `service`, `operation` (the permission that it takes), `method` (the client library's name

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.wrappers import Request, Response
 
 from testing.cloud.ledger import Fault, Ledger
-from testing.cloud.proxy import Service, json_response
+from testing.cloud.proxy import json_response
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -19,13 +19,13 @@ class Control:
 
     Args:
         ledger: Holds the faults and the calls.
-        services: What is emptied.
+        reset: Empties the stores.
     """
 
-    def __init__(self, ledger: Ledger, services: tuple[Service, ...]) -> None:
+    def __init__(self, ledger: Ledger, reset: Callable[[], None]) -> None:
         """Keep what it is about."""
         self._ledger = ledger
-        self._services = services
+        self._reset = reset
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""
@@ -44,7 +44,3 @@ class Control:
             return json_response(action())(environ, start_response)
         except (TypeError, ValueError) as error:
             return Response(str(error), 400)(environ, start_response)
-
-    def _reset(self) -> None:
-        for service in self._services:
-            service.reset()

@@ -10,6 +10,7 @@ import secrets
 import time
 import uuid
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import jwt
 from werkzeug.wrappers import Request, Response
@@ -47,12 +48,15 @@ class Entra:
         tenant: Its id.
         client: Id of the application.
         client_secret: Secret of the application.
+        principal: Object id of the application's service principal, which roles are assigned to.
     """
 
     # The same for every cloud: the SDK keeps the tenant of a vault for as long as its process lives.
     tenant: str = str(uuid.uuid5(uuid.NAMESPACE_DNS, HOST))
     client: str = field(default_factory=lambda: str(uuid.uuid4()))
     client_secret: str = field(default_factory=lambda: secrets.token_urlsafe(30))
+    principal: str = field(default_factory=lambda: str(uuid.uuid4()))
+    name: ClassVar[str] = "entra"
     _key: str = field(default_factory=lambda: secrets.token_hex(32))
 
     @property
@@ -60,18 +64,31 @@ class Entra:
         """Who signs the tokens."""
         return f"https://sts.windows.net/{self.tenant}/"
 
-    def holder(self, token: str, resource: str) -> str:
+    def holder(self, token: str, resource: str | list[str]) -> str:
         """Return the client id that a token was issued to.
 
         Args:
             token: The token, as a client presents it.
-            resource: What it must have been issued for.
+            resource: What it must have been issued for; any of several.
 
         Raises:
             jwt.InvalidTokenError: It is not ours, has expired or is for something else.
         """
         claims = jwt.decode(token, self._key, algorithms=["HS256"], audience=resource, issuer=self.issuer)
         return str(claims["appid"])
+
+    def token(self, resource: str) -> str:
+        """Return a token of the application for a resource."""
+        now = int(time.time())
+        about = {
+            "iss": self.issuer,
+            "aud": resource,
+            "appid": self.client,
+            "oid": self.principal,
+            "sub": self.principal,
+        }
+        times = {"iat": now, "nbf": now, "exp": now + TOKEN_SECONDS}
+        return jwt.encode({**about, **times, "tid": self.tenant, "ver": "1.0"}, self._key, algorithm="HS256")
 
     def operation(self, request: Request) -> Operation:
         """Tell what a request asks for."""
@@ -138,9 +155,6 @@ class Entra:
         ):
             if wrong:
                 return self.failure(reason, operation)
-        now = int(time.time())
-        about = {"iss": self.issuer, "aud": scopes[0].removesuffix("/.default"), "appid": self.client}
-        times = {"iat": now, "nbf": now, "exp": now + TOKEN_SECONDS}
-        token = jwt.encode({**about, **times, "tid": self.tenant}, self._key, algorithm="HS256")
+        token = self.token(scopes[0].removesuffix("/.default"))
         life = {"expires_in": TOKEN_SECONDS, "ext_expires_in": TOKEN_SECONDS}
         return json_response({"token_type": "Bearer", "access_token": token} | life)

@@ -108,6 +108,8 @@ class KeyVault:
         vaults: Names of the vaults.
     """
 
+    name = "keyvault"
+
     def __init__(self, entra: Entra, vaults: list[str]) -> None:
         """Start with empty vaults."""
         self.hosts = {vault + DOMAIN for vault in vaults}

@@ -6,7 +6,10 @@ import threading
 from dataclasses import asdict, dataclass
 from typing import Any
 
-KINDS = ("denied", "throttled", "busy", "error", "hang", "reset")
+KINDS = ("denied", "throttled", "busy", "error", "hang", "reset", "cut", "down", "revoked")
+# The stores of objects and what goes with them, which alone know keys that have been taken back.
+STORES = ("s3", "iam", "sts", "blob", "arm", "gcs", "google-oauth", "google-iam")
+SERVICES = ("ssm", "keyvault", "entra", *STORES)
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,7 @@ class Operation:
     """One thing that a client asks for.
 
     Args:
-        service: ssm, keyvault, entra or proxy.
+        service: One of SERVICES, or proxy.
         action: The permission that it takes, as the service's own documentation writes it.
         method: What the client library calls it.
         target: Name of what it is about; several are separated by commas.
@@ -35,7 +38,7 @@ class Fault:
     Args:
         service: Service that it befalls.
         kind: One of KINDS.
-        operation: Action or method that it befalls; None for all.
+        operation: Action or method that it befalls; None for all, as it is for `down`.
         target: Part of the target's name; None for all.
         times: How often; None for ever.
     """
@@ -48,8 +51,11 @@ class Fault:
 
     def __post_init__(self) -> None:
         """Refuse what would never happen, because a test that plans it would pass for nothing."""
-        if self.kind not in KINDS or self.service not in ("ssm", "keyvault", "entra"):
+        known = self.kind in KINDS and self.service in SERVICES
+        if not known or (self.kind == "revoked" and self.service not in STORES):
             raise ValueError(f"no fault {self.kind} of {self.service}; kinds: {', '.join(KINDS)}")
+        if self.kind == "down" and (self.operation or self.target):
+            raise ValueError("a service that is down knows no operation and no target")
 
     def befalls(self, operation: Operation) -> bool:
         """Tell whether an operation is one that goes wrong."""
@@ -80,11 +86,26 @@ class Ledger:
         with self._lock:
             self._faults.clear()
 
+    def down(self, service: str, *, count: bool = False) -> bool:
+        """Tell whether a service cannot be reached.
+
+        Args:
+            service: Its name.
+            count: Count that somebody tried.
+        """
+        with self._lock:
+            for fault in self._faults:
+                if fault.kind == "down" and fault.service == service and fault.times != 0:
+                    if count and fault.times is not None:
+                        fault.times -= 1
+                    return True
+        return False
+
     def fault(self, operation: Operation) -> str | None:
         """Return the kind of the first fault that befalls an operation, and count it."""
         with self._lock:
             for fault in self._faults:
-                if fault.befalls(operation):
+                if fault.kind != "down" and fault.befalls(operation):
                     if fault.times is not None:
                         fault.times -= 1
                     return fault.kind

@@ -27,23 +27,19 @@ from __future__ import annotations
 
 import io
 import json
-import secrets
 import threading
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
 from moto.moto_server.werkzeug_app import create_backend_app
 from moto.ssm.models import ssm_backends
 from werkzeug.wrappers import Request, Response
 
+from testing.cloud.aws import ACCOUNT, Account, Unsigned, signed_by
+from testing.cloud.client import REGION
 from testing.cloud.ledger import Operation
 
-REGION = "eu-central-1"
 HOST = f"ssm.{REGION}.amazonaws.com"
-ACCOUNT = "123456789012"
 DEFAULT_KEY = "alias/aws/ssm"
 KMS_KEYS = (DEFAULT_KEY, "alias/mlflow")
 
@@ -53,12 +49,11 @@ class ParameterStore:
     """Parameter Store of one account with one user.
 
     Args:
-        key_id: The user's access key id.
-        secret_key: The secret that goes with it.
+        account: Knows the keys.
     """
 
-    key_id: str = field(default_factory=lambda: "AKIA" + secrets.token_hex(8).upper())
-    secret_key: str = field(default_factory=lambda: secrets.token_urlsafe(30))
+    name: ClassVar[str] = "ssm"
+    account: Account = field(default_factory=Account)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _moto: Any = field(default_factory=lambda: create_backend_app("ssm"))
 
@@ -67,21 +62,15 @@ class ParameterStore:
         method = request.headers.get("X-Amz-Target", "").rpartition(".")[2]
         body = _body(request)
         target = ",".join(body.get("Names") or [body.get("Name") or body.get("Path") or ""])
-        scope = _authorization(request).get("Credential", "")
-        return Operation("ssm", f"ssm:{method}", method, target, scope.partition("/")[0] or None)
+        return Operation("ssm", f"ssm:{method}", method, target, signed_by(request))
 
     def refusal(self, request: Request) -> Response | None:
         """Refuse an unknown key and a wrong signature, as https://docs.aws.amazon.com/IAM/latest/UserGuide/ says."""
-        given = _authorization(request)
-        key_id, _, scope = given.get("Credential", "").partition("/")
-        if key_id != self.key_id:
-            return _error("UnrecognizedClientException", "The security token included in the request is invalid.")
-        headers = {name: request.headers[name] for name in given["SignedHeaders"].split(";")}
-        signed = AWSRequest("POST", f"https://{HOST}/", headers=headers, data=request.get_data())
-        signed.context["timestamp"] = request.headers["X-Amz-Date"]
-        signer = SigV4Auth(Credentials(key_id, self.secret_key), "ssm", scope.split("/")[1])
-        text = signer.string_to_sign(signed, signer.canonical_request(signed))
-        if signer.signature(text, signed) != given["Signature"]:
+        try:
+            self.account.caller(request)
+        except Unsigned as refused:
+            if str(refused) != "SignatureDoesNotMatch":
+                return _error("UnrecognizedClientException", "The security token included in the request is invalid.")
             message = "The request signature we calculated does not match the signature you provided. "
             message += "Check your AWS Secret Access Key and signing method. Consult the service documentation."
             return _error("InvalidSignatureException", message)
@@ -164,11 +153,6 @@ def _selected(parameter: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _body(request: Request) -> dict[str, Any]:
     return dict(json.loads(request.get_data() or b"{}"))
-
-
-def _authorization(request: Request) -> dict[str, str]:
-    parts = request.headers.get("Authorization", "").partition(" ")[2].split(",")
-    return dict(part.strip().split("=", 1) for part in parts if "=" in part)
 
 
 def _error(code: str, message: str, status: int = 400) -> Response:

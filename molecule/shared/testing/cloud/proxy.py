@@ -7,13 +7,14 @@ import json
 import select
 import socket
 import ssl
-import struct
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 from werkzeug.wrappers import Request, Response
 
+from testing.cloud.connection import SOCKET, Connection
+from testing.cloud.flow import Flow, reset
 from testing.cloud.ledger import Ledger, Operation
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ HANG_SECONDS = 120
 
 class Service(Protocol):
     """What each service of the cloud can do."""
+
+    @property
+    def name(self) -> str:
+        """What the ledger calls it."""
 
     def operation(self, request: Request) -> Operation:
         """Tell what a request asks for."""
@@ -56,30 +61,57 @@ class Gateway:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""
-        request = Request(environ)
-        service = self.find(request.host.partition(":")[0])
+        host = environ.get("HTTP_HOST", "").partition(":")[0]
+        service = self.find(host)
         if service is None:
             return Response("no such host here", 421)(environ, start_response)
+        if self.ledger.down(service.name, count=True):
+            # Known already, from before.
+            self.refuse(service, host)
+            reset(environ[SOCKET])
+        flow = Flow(environ, lambda: self.ledger.down(service.name))
+        request = Request(environ)
         operation = service.operation(request)
         response = service.refusal(request)
+        kind = None
         if response is None:
             kind = self.ledger.fault(operation)
             if kind in ("hang", "reset"):
                 self.ledger.record(operation, 0)
-                _give_no_answer(kind, environ["werkzeug.socket"])
-            response = service.failure(kind, operation) if kind else service.answer(request, operation)
-        self.ledger.record(operation, response.status_code)
-        return response(environ, start_response)
+                _give_no_answer(kind, flow, environ[SOCKET])
+            response = self._respond(service, request, operation, kind, flow)
+        self.ledger.record(operation, 0 if kind == "cut" else response.status_code)
+        blocks = iter(response(environ, start_response))
+        return flow.answer(blocks, response.content_length, kind == "cut")
+
+    def refuse(self, service: Service, host: str) -> None:
+        """Note that somebody did not reach a service."""
+        self.ledger.record(Operation(service.name, "connect", "connect", host, None), 0)
+
+    def _respond(
+        self, service: Service, request: Request, operation: Operation, kind: str | None, flow: Flow
+    ) -> Response:
+        if kind not in (None, "cut"):
+            return service.failure(str(kind), operation)
+        if kind == "cut":
+            flow.cut()
+        try:
+            return service.answer(request, operation)
+        except Exception:
+            if not flow.tripped:
+                raise
+            # Whatever the service and the emulator behind it make of a body that broke off.
+            self.ledger.record(operation, 0)
+            raise ConnectionResetError from None
 
 
-def _give_no_answer(kind: str, connection: socket.socket) -> None:
+def _give_no_answer(kind: str, flow: Flow, connection: socket.socket) -> None:
     if kind == "hang":
+        flow.drain()
         # Readable means gone: a client that waits for an answer has nothing more to say.
         select.select([connection], [], [], HANG_SECONDS)
-    else:
-        # Lingering for no time makes the system send a reset instead of an orderly end.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    raise ConnectionResetError
+        raise ConnectionResetError
+    reset(connection)
 
 
 class Proxy(ThreadedWSGIServer):
@@ -100,18 +132,19 @@ class Proxy(ThreadedWSGIServer):
         self.ssl_context = tls
 
 
-class _TunnelHandler(WSGIRequestHandler):
-    # One request for each connection: after one that gets no answer, the connection has to end.
-    protocol_version = "HTTP/1.0"
-
-
 class _ProxyHandler(WSGIRequestHandler):
     server: Proxy
 
     def do_CONNECT(self) -> None:
         name, _, port = self.path.lower().partition(":")
         self.close_connection = True
-        if port == "443" and self.server.gateway.find(name):
+        service = self.server.gateway.find(name) if port == "443" else None
+        if service and self.server.gateway.ledger.down(service.name, count=True):
+            self.server.gateway.refuse(service, name)
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif service:
             self.send_response_only(200, "Connection established")
             self.end_headers()
             self._serve_tunnel()
@@ -136,7 +169,7 @@ class _ProxyHandler(WSGIRequestHandler):
             contextlib.suppress(OSError),
             self.server.ssl_context.wrap_socket(self.connection, server_side=True) as tunnel,
         ):
-            _TunnelHandler(tunnel, self.client_address, self.server)
+            Connection(tunnel, self.client_address[0], self.server.gateway).serve()
 
 
 def json_response(body: Any, status: int = 200, **headers: str) -> Response:

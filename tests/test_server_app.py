@@ -1,0 +1,387 @@
+"""What a client is told when the artifact store fails: errors as the stores' own libraries raise them."""
+
+import errno
+import importlib.util
+import json
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import azure.core.exceptions
+import boto3.exceptions
+import botocore.exceptions
+import google.api_core.exceptions
+import google.auth.exceptions
+import pytest
+import requests
+from azure.storage.blob import StorageErrorCode
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from flask import Flask
+from google.resumable_media import InvalidResponse
+from mlflow.entities import FileInfo
+from mlflow.exceptions import MlflowException
+from mlflow.server import app as mlflow_app
+from mlflow.server import handlers
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+from tests.project import PROJECT
+
+FILES = PROJECT / "roles" / "mlflow_server" / "files"
+
+
+def load(name: str) -> ModuleType:
+    """Return a script of the role as a module."""
+    spec = importlib.util.spec_from_file_location(name, FILES / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+server_app = load("server_app")
+
+
+def of_s3(status: int, code: str) -> botocore.exceptions.ClientError:
+    answer = {"Error": {"Code": code, "Message": "key AKIASECRET"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return botocore.exceptions.ClientError(answer, "PutObject")
+
+
+def of_azure(status: int, code: str) -> azure.core.exceptions.HttpResponseError:
+    error = azure.core.exceptions.HttpResponseError("of mlflowtest")
+    error.status_code = status
+    error.error_code = StorageErrorCode(code)  # type: ignore[attr-defined]
+    return error
+
+
+def wrapped(cause: Exception) -> Exception:
+    """Return what boto3's upload makes of an error of S3."""
+    error: Exception = boto3.exceptions.S3UploadFailedError("Failed to upload weights.bin to bucket/key")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 507, "no room left"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), 507, "no room left"),
+        (PermissionError(errno.EACCES, "Permission denied"), 500, "Permission denied"),
+        (of_s3(403, "AccessDenied"), 424, "refuses the server's login"),
+        (wrapped(of_s3(403, "AccessDenied")), 424, "refuses the server's login"),
+        (wrapped(of_s3(503, "SlowDown")), 503, "cannot be reached, or is busy"),
+        (of_s3(404, "NoSuchBucket"), 404, "no such bucket"),
+        (botocore.exceptions.EndpointConnectionError(endpoint_url="https://s3"), 503, "cannot be reached"),
+        (of_s3(403, "403"), 424, "refuses the server's login"),
+        (of_s3(400, "ExpiredToken"), 424, "refuses the server's login"),
+        (of_s3(403, "InvalidObjectState"), 424, "refuses this request"),
+        (of_s3(400, "KMS.DisabledException"), 424, "refuses this request"),
+        (of_s3(400, "KeyTooLongError"), 424, "refuses this request"),
+        (of_s3(301, "PermanentRedirect"), 424, "refuses this request"),
+        (of_s3(400, "RequestTimeout"), 503, "or is busy"),
+        (of_s3(429, "TooManyRequests"), 503, "or is busy"),
+        # S3 completes an upload in parts with a status of 200 before it knows.
+        (of_s3(200, "InternalError"), 503, "or is busy"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), 503, "cannot be reached"),
+        (of_azure(403, "AuthenticationFailed"), 424, "refuses the server's login"),
+        (of_azure(409, "BlobArchived"), 424, "refuses this request"),
+        (of_azure(503, "ServerBusy"), 503, "or is busy"),
+        (azure.core.exceptions.ServiceRequestError("no route"), 503, "cannot be reached"),
+        (google.api_core.exceptions.Forbidden("no"), 424, "refuses the server's login"),
+        (InvalidResponse(SimpleNamespace(status_code=403), "no"), 424, "refuses the server's login"),
+        (google.api_core.exceptions.PreconditionFailed("no"), 424, "refuses this request"),
+        (google.api_core.exceptions.ServiceUnavailable("busy"), 503, "or is busy"),
+        (google.auth.exceptions.TransportError("no route"), 503, "cannot be reached"),
+        (requests.ConnectionError("no route"), 503, "cannot be reached"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_each_failure_has_a_status_and_a_sentence(error: Exception, status: int, sentence: str) -> None:
+    told, body = server_app.as_json(error)
+    assert told == status
+    assert sentence in json.loads(body)["message"]
+    assert "AKIASECRET" not in body
+    assert "bucket/key" not in body
+
+
+@pytest.fixture(params=[FastAPI, Flask], ids=["fastapi", "flask"])
+def ask(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Return what asks an application, which fails to reach something wherever it is asked."""
+    monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_DESTINATION", "/srv")
+    asynchronous, synchronous = FastAPI(), Flask("test")
+
+    def fail(path: str) -> str:
+        raise requests.ConnectionError("no route")
+
+    asynchronous.add_api_route("/{path:path}", fail)
+    synchronous.add_url_rule("/<path:path>", view_func=fail)
+    server_app.tell_errors_of_the_store(asynchronous, synchronous)
+    client = TestClient(asynchronous, raise_server_exceptions=False) if request.param is FastAPI else None
+    return client.get if client else synchronous.test_client().get
+
+
+def of_artifacts() -> list[str]:
+    """Return the paths under which MLflow's Flask application answers about artifacts and traces."""
+    paths = {rule.rule.replace("<path:", "<") for rule in mlflow_app.url_map.iter_rules()}
+    return sorted(path for path in paths if "artifact" in path or "trace" in path)
+
+
+@pytest.mark.parametrize(
+    "path", [*of_artifacts(), "/api/2.0/mlflow-artifacts/artifacts/1/x", "/ajax-api/2.0/mlflow-artifacts/artifacts/1"]
+)
+def test_what_fails_about_artifacts_is_told_as_the_store_s(ask: Callable[[str], Any], path: str) -> None:
+    answer = ask(path)
+    assert answer.status_code == 503
+    assert "artifact store" in answer.text
+
+
+@pytest.mark.parametrize("path", ["/gateway/artifacts/invocations", "/api/2.0/mlflow/runs/create", "/graphql"])
+def test_what_fails_elsewhere_is_not(ask: Callable[[str], Any], path: str) -> None:
+    answer = ask(path)
+    assert answer.status_code == 500
+    assert "artifact store" not in answer.text
+
+
+def test_the_journal_says_where_it_failed(caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    except OSError as error:
+        server_app.as_json(error)
+    assert "test_the_journal_says_where_it_failed" in caplog.text
+
+
+OWN = SimpleNamespace(info=SimpleNamespace(artifact_uri="s3://bucket/site/1/own/artifacts"))
+OWN_MODEL = SimpleNamespace(artifact_location="mlflow-artifacts:/1/models/m-own/artifacts")
+FOREIGN = [
+    "s3://bucket/site/2/other/artifacts/model",
+    "S3://bucket/site/2/other/artifacts/model",
+    "s3://bucket/site/1/own/artifacts-of-another",
+    "gs://bucket/site/2/other/artifacts/model",
+    "wasbs://container@account.blob.core.windows.net/2/other/artifacts/model",
+    "mlflow-artifacts:/2/other/artifacts/model",
+    "dbfs:/2/other",
+]
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let MLflow check sources as the server does, with a run and a logged model in its store."""
+    store = SimpleNamespace(get_run=lambda _run: OWN, get_logged_model=lambda _model: OWN_MODEL)
+    monkeypatch.setattr(handlers, "_get_tracking_store", lambda: store)
+    monkeypatch.setattr(handlers, "_is_mlflow_artifact_source", handlers._is_mlflow_artifact_source)
+    server_app.hold_versions_to_what_they_name()
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize("source", FOREIGN)
+@pytest.mark.parametrize("named", ["own", ""])
+def test_a_version_is_not_of_what_it_does_not_name(source: str, named: str) -> None:
+    for check in (handlers._validate_source_run, handlers._validate_source_model):
+        with pytest.raises(MlflowException, match="must identify the resource that contains the source"):
+            check(source, named)
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_version_is_of_what_it_names() -> None:
+    handlers._validate_source_run("s3://bucket/site/1/own/artifacts/model", "own")
+    handlers._validate_source_run("runs:/own/model", "own")
+    handlers._validate_source_run("models:/another/1", "")
+    handlers._validate_source_model("mlflow-artifacts:/1/models/m-own/artifacts", "m-own")
+    handlers._validate_source_model("models:/m-0123456789abcdef0123456789abcdef", "m-0123456789abcdef0123456789abcdef")
+    handlers._validate_source_model("models:/another/1", "m-own")
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Return what says where the artifacts of a trace are read."""
+    # Anybody may make an experiment with the location of another.
+    store = SimpleNamespace(get_experiment=lambda _id: SimpleNamespace(artifact_location="s3://bucket/site/2"))
+    monkeypatch.setattr(handlers, "_get_tracking_store", lambda: store)
+    monkeypatch.setattr(handlers, "_get_trace_repo_from_uri", lambda uri: uri)
+    monkeypatch.setattr(handlers, "_get_trace_artifact_repo", handlers._get_trace_artifact_repo)
+    server_app.hold_traces_to_their_experiment()
+
+    def location(trace: str, tagged: str) -> str:
+        tags = {"mlflow.artifactLocation": tagged}
+        return str(handlers._get_trace_artifact_repo(SimpleNamespace(trace_id=trace, experiment_id="1", tags=tags)))
+
+    return location
+
+
+@pytest.mark.parametrize(
+    ("trace", "tagged"),
+    [
+        ("tr-own", "s3://bucket/site/2/traces/tr-other/artifacts"),
+        ("tr-own", "mlflow-artifacts:/2/traces/tr-other/artifacts"),
+        ("/tr-other", "s3://bucket/site/2/traces/tr-other/artifacts"),
+        ("tr-other/", "s3://bucket/site/2/traces/tr-other/artifacts"),
+        ("./tr-other", "s3://bucket/site/2/traces/./tr-other/artifacts"),
+        ("../../3/traces/tr-other", "s3://bucket/site/2/traces/../../3/traces/tr-other/artifacts"),
+        ("tr-other?", "s3://bucket/site/2/traces/tr-other?/artifacts"),
+    ],
+)
+def test_a_trace_is_not_read_where_another_is(read: Callable[..., str], trace: str, tagged: str) -> None:
+    with pytest.raises(MlflowException, match="artifacts that are not its own"):
+        read(trace, tagged)
+
+
+@pytest.mark.parametrize("trace", ["tr-0123456789abcdef0123456789abcdef", "0123456789abcdef", "imported.from:x_1"])
+def test_a_trace_is_read_within_its_experiment(read: Callable[..., str], trace: str) -> None:
+    own = f"s3://bucket/site/2/traces/{trace}/artifacts"
+    assert read(trace, own) == own
+
+
+@pytest.mark.parametrize(("destination", "count"), [("/srv", 1), ("s3://b", 4), ("wasbs://c@a", 2), ("gs://b", 5)])
+def test_only_the_library_of_the_store_in_use_is_asked(
+    monkeypatch: pytest.MonkeyPatch, destination: str, count: int
+) -> None:
+    monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_DESTINATION", destination)
+    kinds = server_app.errors_of_the_store()
+    assert len(kinds) == count
+    assert all(issubclass(kind, Exception) for kind in kinds)
+
+
+class Repository(ArtifactRepository):  # type: ignore[misc]
+    """A store that has one file in a folder, and can be busy."""
+
+    busy = False
+
+    def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
+        """Not asked for."""
+
+    def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
+        """Not asked for."""
+
+    def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
+        """Return the folder, or the file in it."""
+        listed = {None: FileInfo("folder", True, None), "folder": FileInfo("folder/there.txt", False, 5)}
+        return [listed[path or None]] if (path or None) in listed else []
+
+    def _download_file(self, remote_file_path: str, local_path: str) -> None:
+        if self.busy:
+            raise of_s3(503, "SlowDown")
+        # As the store of Azure does it.
+        Path(local_path).touch()
+        if remote_file_path != "folder/there.txt":
+            raise of_s3(404, "NoSuchKey")
+        Path(local_path).write_text("there")
+
+
+def test_the_download_of_a_file_ends_with_what_the_store_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ArtifactRepository, "download_artifacts", ArtifactRepository.download_artifacts)
+    repository = Repository("s3://bucket")
+    server_app.let_errors_of_a_file_through()
+    assert Path(repository.download_artifacts("folder/there.txt", str(tmp_path))).read_text() == "there"
+    with pytest.raises(botocore.exceptions.ClientError) as raised:
+        repository.download_artifacts("nothing.txt", str(tmp_path))
+    assert server_app.as_json(raised.value)[0] == 404
+    repository.busy = True
+    with pytest.raises(botocore.exceptions.ClientError) as raised:
+        repository.download_artifacts("folder", str(tmp_path))
+    assert server_app.as_json(raised.value)[0] == 503
+
+
+class Client:
+    """S3 as AWS has it for who may list a prefix alone.
+
+    Args:
+        refused: What reading objects ends with.
+        listing: Whether listing is allowed.
+    """
+
+    def __init__(self, refused: Exception | None = None, listing: bool = True) -> None:
+        """Keep what is refused."""
+        self.refused, self.listing = refused, listing
+
+    def list_objects_v2(self, Prefix: str, MaxKeys: int, **_bucket: str) -> dict[str, Any]:
+        """Return the first keys, in order."""
+        if not self.listing:
+            raise of_s3(403, "AccessDenied")
+        keys = sorted(["site/folder/there.txt", "site/folder/there.txt.old"])
+        return {"Contents": [{"Key": key} for key in keys if key.startswith(Prefix)][:MaxKeys]}
+
+
+class BehindAPrefix(Repository):
+    """The same store, in a bucket that is not told about as a whole."""
+
+    client = Client()
+    _bucket_owner_params: dict[str, str] = {}  # noqa: RUF012 - as MLflow has it
+
+    def parse_s3_compliant_uri(self, uri: str) -> tuple[str, str]:
+        """Return bucket and prefix."""
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        return bucket, prefix
+
+    def _get_s3_client(self) -> Client:
+        return self.client
+
+    def _download_file(self, remote_file_path: str, local_path: str) -> None:
+        if self.client.refused:
+            raise self.client.refused
+        try:
+            super()._download_file(remote_file_path, local_path)
+        except botocore.exceptions.ClientError:
+            raise of_s3(403, "403") from None
+
+
+def test_what_aws_hides_behind_a_refusal_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ArtifactRepository, "download_artifacts", ArtifactRepository.download_artifacts)
+    server_app.let_errors_of_a_file_through()
+    repository = BehindAPrefix("s3://bucket/site")
+    whole = Path(repository.download_artifacts("folder", str(tmp_path)))
+    assert [file.name for file in whole.rglob("*") if file.is_file()] == ["there.txt"]
+
+    def told(path: str) -> int:
+        with pytest.raises(botocore.exceptions.ClientError) as raised:
+            repository.download_artifacts(path, str(tmp_path))
+        return int(server_app.as_json(raised.value)[0])
+
+    assert told("nothing.txt") == 404
+    # Its name is how another's begins.
+    assert told("folder/there") == 404
+    repository.client = Client(listing=False)
+    assert told("nothing.txt") == 424
+    repository.client = Client(refused=of_s3(403, "InvalidObjectState"))
+    assert told("folder/there.txt") == 424
+
+
+@pytest.mark.parametrize("path", ["", "folder"])
+def test_the_download_of_a_directory_is_all_that_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(ArtifactRepository, "download_artifacts", ArtifactRepository.download_artifacts)
+    server_app.let_errors_of_a_file_through()
+    whole = Path(Repository("s3://bucket").download_artifacts(path, str(tmp_path)))
+    assert [file.name for file in whole.rglob("*") if file.is_file()] == ["there.txt"]
+
+
+def test_a_directory_is_proved_and_left_as_it_was(tmp_path: Path) -> None:
+    prove_store = load("prove_store")
+    (tmp_path / "1").mkdir()
+    for _ in range(2):
+        prove_store.prove(str(tmp_path))
+        assert {path.name for path in tmp_path.rglob("*")} == {"1", prove_store.PROBES}
+    with pytest.raises(prove_store.Failed, match=r"/nowhere: cannot write \(No such file or directory\)"):
+        prove_store.prove(str(tmp_path / "nowhere"))
+
+
+def test_two_hosts_prove_a_shared_directory_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prove_store = load("prove_store")
+    first, second = (prove_store.Directory(str(tmp_path)) for _ in range(2))
+    first.write()
+    upstream = Path.mkdir
+
+    def mkdir(path: Path, exist_ok: bool = False) -> None:
+        upstream(path, exist_ok=exist_ok)
+        first.delete()
+
+    # The first is done between two calls of the second.
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    second.write()
+    assert second.names() == [second.key]
