@@ -800,6 +800,8 @@ def test_a_cloud_storage_object_from_start_to_end(cloud: Cloud, gcs: Any) -> Non
         blob.download_as_bytes(**once())
     admin = f"admin@{PROJECT}.iam.gserviceaccount.com"
     calls = [(call["operation"], call["method"], call["target"], call["identity"]) for call in cloud.calls("gcs")]
+    # The library looks after a 404 whether the bucket is still there, in a thread of its own.
+    calls = [call for call in calls if call[1] != "buckets.get"]
     target = f"{BUCKET}/{NAME}"
     assert calls == [
         ("storage.objects.create", "objects.insert", target, admin),

@@ -5,7 +5,9 @@ import importlib.util
 import json
 import socket
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,8 +19,10 @@ import google.api_core.exceptions
 import google.auth.exceptions
 import pytest
 import requests
+import uvicorn
 from azure.storage.blob import StorageErrorCode
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
 from fastapi.testclient import TestClient
 from flask import Flask
 from google.resumable_media import InvalidResponse
@@ -385,3 +389,75 @@ def test_two_hosts_prove_a_shared_directory_at_once(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(Path, "mkdir", mkdir)
     second.write()
     assert second.names() == [second.key]
+
+
+REFUSED = b"Not for you.\n"
+PIECE = b"x" * 1_000_000
+
+
+@pytest.fixture
+def refusing(tmp_path: Path) -> Iterator[Path]:
+    """Yield the socket of a server that refuses a path without reading the body, and tells the length of others."""
+    application = FastAPI()
+
+    @application.put("/refused")
+    @application.get("/refused")
+    async def refuse() -> Response:
+        return Response(REFUSED, 403)
+
+    @application.put("/read")
+    async def read(request: Request) -> Response:
+        return Response(str(len(await request.body())))
+
+    application.add_middleware(server_app.ReadTheRest)
+    path = tmp_path / "socket"
+    server = uvicorn.Server(uvicorn.Config(application, uds=str(path), log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield path
+    server.should_exit = True
+    thread.join()
+
+
+def begin(path: Path, request: str, length: int = 0) -> socket.socket:
+    """Send the head of a request on a connection of its own, as nginx does."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(20)
+    connection.connect(str(path))
+    head = f"{request} HTTP/1.1\r\nHost: mlflow\r\nConnection: close\r\n"
+    connection.sendall(f"{head}Content-Length: {length}\r\n\r\n".encode() if length else f"{head}\r\n".encode())
+    return connection
+
+
+def answered(connection: socket.socket, until: bytes = b"") -> bytes:
+    """Return what comes until it ends so, or until the connection is closed."""
+    received = b""
+    while not until or not received.endswith(until):
+        piece = connection.recv(65536)
+        if not piece:
+            break
+        received += piece
+    return received
+
+
+def test_a_body_may_go_on_after_the_answer(refusing: Path) -> None:
+    with begin(refusing, "PUT /refused", 3 * len(PIECE)) as connection:
+        assert answered(connection, REFUSED).startswith(b"HTTP/1.1 403 ")
+        for _ in range(3):
+            connection.sendall(PIECE)
+        assert answered(connection) == b""
+
+
+def test_a_body_that_was_announced_and_never_comes_holds_up_nobody(refusing: Path) -> None:
+    with begin(refusing, "PUT /refused", len(PIECE)) as gone:
+        assert answered(gone, REFUSED).startswith(b"HTTP/1.1 403 ")
+    with begin(refusing, "PUT /read", len(PIECE)) as connection:
+        connection.sendall(PIECE)
+        assert answered(connection).endswith(b"1000000")
+
+
+def test_a_request_without_a_body_is_over_with_the_answer(refusing: Path) -> None:
+    with begin(refusing, "GET /refused") as connection:
+        assert answered(connection).endswith(REFUSED)

@@ -63,6 +63,15 @@ def test_a_path_that_leads_out_is_refused(
                 assert "root:" not in answer.text
 
 
+def test_a_large_upload_that_is_refused_is_told_so(client: MlflowClient, run_id: str, site: Site, user: Login) -> None:
+    experiment = client.get_run(run_id).info.experiment_id
+    address = f"{site.url}/api/2.0/mlflow-artifacts/artifacts/{experiment}/{run_id}/artifacts/weights.bin"
+    pieces = [bytes(65536)] * 64
+    with site.session(user) as session:
+        answers = [session.put(address, data=iter(pieces), timeout=60) for _ in range(20)]
+    assert [answer.status_code for answer in answers] == [403] * 20
+
+
 @pytest.mark.parametrize("path", STAYING_IN)
 def test_a_path_that_looks_foreign_is_a_name_within_the_experiment(
     client: MlflowClient, run_id: str, site: Site, user: Login, server: Host, path: str

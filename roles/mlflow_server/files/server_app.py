@@ -20,11 +20,17 @@ import posixpath
 import re
 import socket
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger("mlflow.artifacts")
+
+# As ASGI has them: https://asgi.readthedocs.io/en/latest/specs/www.html
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 OF_CONNECTIONS = (ConnectionError, TimeoutError, socket.gaierror)
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -280,6 +286,41 @@ def tell_errors_of_the_store(application: Any, flask_app: Any) -> None:
         flask_app.register_error_handler(kind, respond_from_flask)
 
 
+@dataclass(frozen=True)
+class ReadTheRest:
+    """Reads what is left of a request's body before the connection is closed.
+
+    MLflow refuses without a look at the body, and uvicorn closes the connection with the answer. nginx, if it has a
+    piece of the body to pass on just then, fails to and says 502, which MLflow's client tries again for minutes. It
+    closes the connection itself once it has the answer, so that no more of a large body is sent than is on its way.
+
+    Args:
+        app: The application to call.
+    """
+
+    app: Callable[[Message, Receive, Send], Awaitable[None]]
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer a request with the application, and keep the last message back until the body was read."""
+        ended = scope["type"] != "http"
+
+        async def receive_and_look() -> Message:
+            nonlocal ended
+            message = await receive()
+            ended = ended or not message.get("more_body", False)
+            return message
+
+        async def send_and_read(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False) and not ended:
+                await send(message | {"more_body": True})
+                while not ended:
+                    await receive_and_look()
+                message = {"type": "http.response.body"}
+            await send(message)
+
+        await self.app(scope, receive_and_look, send_and_read)
+
+
 def create_app(presigned: bool) -> Any:
     """Return MLflow's application; gunicorn calls this in each worker.
 
@@ -296,4 +337,5 @@ def create_app(presigned: bool) -> Any:
         keep_clients_from_the_store()
     application = create_login_app()
     tell_errors_of_the_store(application, flask_app)
+    application.add_middleware(ReadTheRest)
     return application
