@@ -51,6 +51,10 @@ class Bucket:
         """Return an object."""
         return bytes(self.client.get_object(Bucket=self.name, Key=key)["Body"].read())
 
+    def written(self, key: str) -> float:
+        """Return when an object was written, in seconds since the epoch."""
+        return float(self.client.head_object(Bucket=self.name, Key=key)["LastModified"].timestamp())
+
     def delete(self, key: str) -> None:
         """Remove an object."""
         self.client.delete_object(Bucket=self.name, Key=key)

@@ -69,7 +69,7 @@ def task_for(state: State, *, final: bool) -> Task:
         # What was copied and is gone has been removed by the server, if it uses the target.
         return Task.KEEP if final and state.current else Task.COPY
     if moved is None:
-        return Task.KEEP if final and target.modified >= source.modified else Task.COMPARE
+        return Task.KEEP if final and target.not_before(source) else Task.COMPARE
     if state.untouched:
         return Task.COPY
     if state.current:
@@ -78,7 +78,7 @@ def task_for(state: State, *, final: bool) -> Task:
     if not moved.from_version:
         # Cut off before it was noted: it may be whole.
         return Task.COMPARE
-    return Task.KEEP if target.modified >= source.modified else Task.COPY
+    return Task.KEEP if target.not_before(source) else Task.COPY
 
 
 class KeptError(Exception):
@@ -344,7 +344,7 @@ class Mover:
                 return Moved(item, digests["sha256"], there.version, how, own, found=True)
         if not own and not self.final:
             raise ObjectError("the target has another object of this key, which is not of this move", lasting=True)
-        if own and self.final and there and there.modified >= item.modified:
+        if own and self.final and there and there.not_before(item):
             raise KeptError(item.key)
         return None
 

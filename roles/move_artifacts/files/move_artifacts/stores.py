@@ -59,6 +59,10 @@ class Item:
     version: str
     modified: float
 
+    def not_before(self, other: Item) -> bool:
+        """Say whether this was written when the other was, or later: most stores know whole seconds only."""
+        return int(self.modified) >= int(other.modified)
+
 
 @dataclass(frozen=True)
 class Receipt:
