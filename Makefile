@@ -1,5 +1,5 @@
 # The habits of this project. Each target is a line or two; the work is in scripts/.
-.PHONY: help demo demo-down test lint test-unit docs lock clean
+.PHONY: help demo demo-down test lint test-unit bench docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -22,6 +22,12 @@ test-unit: ## Run the unit tests
 
 test-%: ## Run one Molecule scenario
 	@scripts/test $*
+
+bench: ## Measure the site side by side with MLflow started by hand (docs/performance.md)
+	@scripts/bench
+
+bench-%: ## Measure one part: operations, size, ui, artifacts, life
+	@scripts/bench $*
 
 docs: ## Write what is generated from the roles' specs
 	@scripts/bootstrap && .venv/bin/python scripts/generate_docs.py

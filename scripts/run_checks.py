@@ -77,6 +77,11 @@ def scenario_checks(names: list[str]) -> list[Check]:
     return [Check(name, ["molecule", "test", "--scenario-name", name], containers, counts_tests=True) for name in names]
 
 
+def bench_checks() -> list[Check]:
+    """Return the benchmark, as far as it takes to see that it works."""
+    return [Check("bench", ["scripts/bench", "--smoke"])]
+
+
 def scenarios() -> list[str]:
     """Return the names of all scenarios: whole systems first, which take longest, so that none is left to run alone."""
     found = {path.parent.name for path in ROOT.glob("molecule/*/molecule.yml")}
@@ -160,15 +165,15 @@ def chosen(arguments: list[str]) -> tuple[list[Check], list[Check]]:
     """Return the checks that the arguments name, or all: those that run alone, and those that run beside another.
 
     Args:
-        arguments: `lint`, `unit` or names of scenarios.
+        arguments: `lint`, `unit`, `bench` or names of scenarios.
 
     Raises:
         SystemExit: One of them is neither.
     """
     known = scenarios()
-    wrong = [name for name in arguments if name not in ("lint", "unit", *known)]
+    wrong = [name for name in arguments if name not in ("lint", "unit", "bench", *known)]
     if wrong:
-        raise SystemExit(f"No such check: {', '.join(wrong)}; there are lint, unit, {', '.join(known)}.")
+        raise SystemExit(f"No such check: {', '.join(wrong)}; there are lint, unit, bench, {', '.join(known)}.")
     checks: list[Check] = []
     if not arguments or "lint" in arguments:
         checks += lint_checks()
@@ -178,6 +183,8 @@ def chosen(arguments: list[str]) -> tuple[list[Check], list[Check]]:
     if len(together) > 1:
         # The last one, which is short, makes what all the others share: the image, and a cache of packages.
         checks.append(together.pop())
+    if not arguments or "bench" in arguments:
+        together += bench_checks()
     return checks, together
 
 

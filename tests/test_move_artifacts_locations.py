@@ -8,10 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psycopg2
 import pytest
@@ -26,7 +24,6 @@ OLD, NEW = "s3://old/some/prefix", "s3://a-new-bucket/prefix"
 DIRECTORY, PROXIED = "artifacts", "mlflow-artifacts:/"
 # Roots that begin like others.
 NEIGHBOURS = ("s3://old/some/prefix2", "s3://old/some/pre_ix", "mlflow-artifacts://another.example.com:5000/")
-SERVERS = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 PER_ROOT = {
     "experiments.artifact_location": 1,
     "runs.artifact_uri": 1,
@@ -47,60 +44,36 @@ def section(directory: Path, name: str) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Path]:
-    """Run a PostgreSQL of its own, which a root user may not; return the directory of its socket."""
-    binaries = SERVERS[-1].parent
-    directory = Path(tempfile.mkdtemp(prefix="pg"))
-    user: dict[str, Any] = {"user": "nobody"} if os.getuid() == 0 else {}
-    if user:
-        shutil.chown(directory, user["user"])
-    data = str(directory / "data")
-
-    def run(*command: str) -> None:
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=directory, **user)
-
-    run(str(binaries / "initdb"), "-D", data, "-A", "trust", "-U", "mlflow", "-E", "UTF8", "--no-sync")
-    options = f"-k {directory} -c listen_addresses= -c fsync=off"
-    control = str(binaries / "pg_ctl")
-    run(control, "-D", data, "-w", "-l", str(directory / "log"), "-o", options, "start")
-    try:
-        yield directory
-    finally:
-        run(control, "-D", data, "-m", "immediate", "stop")
-        shutil.rmtree(directory)
-
-
-def execute(server: Path, statement: str) -> None:
-    with contextlib.closing(psycopg2.connect(host=str(server), user="mlflow", dbname="postgres")) as connection:
+def execute(postgresql: Path, statement: str) -> None:
+    with contextlib.closing(psycopg2.connect(host=str(postgresql), user="mlflow", dbname="postgres")) as connection:
         connection.autocommit = True
         connection.cursor().execute(statement)
 
 
 @pytest.fixture(scope="module")
-def filled(server: Path) -> str:
+def filled(postgresql: Path) -> str:
     """Make a database with rows by MLflow itself; return the directory that is its first root."""
-    execute(server, "CREATE DATABASE filled")
-    environment = os.environ | {"PGSERVICEFILE": str(section(server, "filled")), "PYTHONDONTWRITEBYTECODE": "1"}
+    execute(postgresql, "CREATE DATABASE filled")
+    environment = os.environ | {"PGSERVICEFILE": str(section(postgresql, "filled")), "PYTHONDONTWRITEBYTECODE": "1"}
     # A user's directory beside the server's: MLflow writes there.
-    root = str(server / DIRECTORY)
+    root = str(postgresql / DIRECTORY)
     if os.getuid() == 0:
-        server.chmod(0o711)
+        postgresql.chmod(0o711)
     upgrade = [sys.executable, "-m", "mlflow", "db", "upgrade", "postgresql+psycopg2:///?service=mlflow"]
     program = str(PROJECT / "tests" / "files" / "artifact_locations.py")
     for command in (upgrade, [sys.executable, program, root, f"file://{root}", OLD, PROXIED, *NEIGHBOURS]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=server)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=postgresql)
         assert done.returncode == 0, done.stderr[-3000:]
     return root
 
 
 @pytest.fixture
-def database(server: Path, filled: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def database(postgresql: Path, filled: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Return the service file of a copy of the filled database."""
-    execute(server, "CREATE DATABASE copied TEMPLATE filled")
-    monkeypatch.setenv("PGSERVICEFILE", str(path := section(server, "copied")))
+    execute(postgresql, "CREATE DATABASE copied TEMPLATE filled")
+    monkeypatch.setenv("PGSERVICEFILE", str(path := section(postgresql, "copied")))
     yield path
-    execute(server, "DROP DATABASE copied WITH (FORCE)")
+    execute(postgresql, "DROP DATABASE copied WITH (FORCE)")
 
 
 def texts(*, without: tuple[str, ...] = ()) -> dict[str, list[str]]:
@@ -250,9 +223,9 @@ def test_a_rewrite_waits_for_others_and_gives_up_whole(database: Path, monkeypat
     assert Locations("mlflow", [(OLD, NEW)]).apply()["rewritten"] == PER_ROOT
 
 
-def test_mlflow_finds_its_artifacts_under_the_new_root(database: Path, filled: str, server: Path) -> None:
+def test_mlflow_finds_its_artifacts_under_the_new_root(database: Path, filled: str, postgresql: Path) -> None:
     """The client reads by what the database says."""
-    moved = str(server / "elsewhere")
+    moved = str(postgresql / "elsewhere")
     shutil.copytree(filled, moved, dirs_exist_ok=True)
     assert rewrite(database, "--root", filled, moved, "--apply").status == 0
     program = (
@@ -268,8 +241,8 @@ def test_mlflow_finds_its_artifacts_under_the_new_root(database: Path, filled: s
     assert moved in done.stdout
 
 
-def test_a_database_that_cannot_be_reached_is_one_sentence(server: Path) -> None:
-    result = rewrite(section(server, "nowhere"), "--root", OLD, NEW)
+def test_a_database_that_cannot_be_reached_is_one_sentence(postgresql: Path) -> None:
+    result = rewrite(section(postgresql, "nowhere"), "--root", OLD, NEW)
     assert result.status == 1
     assert result.error.startswith("The database 'mlflow' cannot be used: ")
     assert result.error.endswith('database "nowhere" does not exist.')

@@ -164,7 +164,7 @@ def test_the_browser_lists_and_shows_them(
     client.log_text(run_id, "what the page shows", "notes/größe 1.txt")
     experiment = client.get_run(run_id).info.experiment_id
     with (
-        launched(site, tmp_path_factory.mktemp("home")) as browser,
+        launched(site.ca_file, tmp_path_factory.mktemp("home")) as browser,
         window(browser, http_credentials=answering(site, site.admin)) as (page, recorder),
     ):
         page.goto(f"{site.url}/#/experiments/{experiment}/runs/{run_id}/artifacts")

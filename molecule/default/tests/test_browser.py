@@ -31,7 +31,7 @@ performance.getEntriesByType("resource").map(
 @pytest.fixture(scope="module")
 def browser(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """Yield a browser that was never used before."""
-    with launched(site, tmp_path_factory.mktemp("home")) as browser:
+    with launched(site.ca_file, tmp_path_factory.mktemp("home")) as browser:
         yield browser
 
 

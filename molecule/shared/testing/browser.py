@@ -70,11 +70,11 @@ class Recorder:
 
 
 @contextmanager
-def launched(site: Site, home: Path) -> Iterator[Browser]:
-    """Start a browser that trusts the site's authority.
+def launched(ca_file: Path | None, home: Path) -> Iterator[Browser]:
+    """Start a browser that trusts a site's authority.
 
     Args:
-        site: The site.
+        ca_file: The authority's certificate, or None to trust none beside the machine's.
         home: An empty directory, in which the browser keeps what it trusts.
 
     Yields:
@@ -84,7 +84,8 @@ def launched(site: Site, home: Path) -> Iterator[Browser]:
     database.mkdir(parents=True)
     certutil = ["certutil", "-d", f"sql:{database}"]
     subprocess.run([*certutil, "-N", "--empty-password"], check=True)
-    subprocess.run([*certutil, "-A", "-n", "site", "-t", "C,,", "-i", str(site.ca_file)], check=True)
+    if ca_file:
+        subprocess.run([*certutil, "-A", "-n", "site", "-t", "C,,", "-i", str(ca_file)], check=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=FLAGS, env={**os.environ, "HOME": str(home)}

@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import server_speed
+
 logger = logging.getLogger("mlflow.artifacts")
 
 # As ASGI has them: https://asgi.readthedocs.io/en/latest/specs/www.html
@@ -321,11 +323,12 @@ class ReadTheRest:
         await self.app(scope, receive_and_look, send_and_read)
 
 
-def create_app(presigned: bool) -> Any:
+def create_app(presigned: bool, remembered_seconds: float) -> Any:
     """Return MLflow's application; gunicorn calls this in each worker.
 
     Args:
         presigned: Whether clients may be sent to the store for the bytes of artifacts.
+        remembered_seconds: How long a worker remembers who is an administrator.
     """
     from mlflow.server import app as flask_app
     from mlflow.server.auth import create_app as create_login_app
@@ -335,7 +338,11 @@ def create_app(presigned: bool) -> Any:
     let_errors_of_a_file_through()
     if not presigned:
         keep_clients_from_the_store()
+    server_speed.look_before_asking_the_database()
+    server_speed.answer_in_compact_json()
     application = create_login_app()
+    server_speed.remember_administrators(remembered_seconds)
+    server_speed.serve_flask_directly(application, flask_app)
     tell_errors_of_the_store(application, flask_app)
     application.add_middleware(ReadTheRest)
     return application

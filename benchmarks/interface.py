@@ -1,0 +1,55 @@
+"""The first load of the user interface in a real browser, with an empty cache and with a warm one."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import BrowserContext, expect
+
+from benchmarks.systems import System
+from testing.browser import launched
+
+# An experiment of reset.sql, on the page that shows it.
+PAGE, SHOWN = "/#/experiments", "listed-100"
+# After the last request has ended, so that what the page loads late is counted too.
+QUIET_SECONDS = 1.0
+
+
+def load(context: BrowserContext, system: System) -> dict[str, float]:
+    """Open the list of experiments in a new tab.
+
+    Args:
+        context: A window of the browser, with the cache that it has.
+        system: What is opened.
+
+    Returns:
+        Seconds until an experiment is seen, bytes over the network, and requests.
+    """
+    page = context.new_page()
+    ended: list[float] = []
+    protocol = context.new_cdp_session(page)
+    protocol.on("Network.loadingFinished", lambda event: ended.append(event["encodedDataLength"]))
+    protocol.send("Network.enable")
+    began = time.monotonic()
+    page.goto(system.url + PAGE)
+    expect(page.get_by_text(SHOWN, exact=True).first).to_be_visible()
+    seconds = time.monotonic() - began
+    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(QUIET_SECONDS * 1000)
+    figures = {"seconds": seconds, "bytes": sum(ended), "requests": float(len(ended))}
+    page.close()
+    return figures
+
+
+def measure(system: System) -> dict[str, dict[str, float]]:
+    """Return the figures of a first load and of a second one."""
+    options: dict[str, Any] = {"viewport": {"width": 1400, "height": 1000}}
+    if system.login:
+        options["http_credentials"] = {"username": system.login[0], "password": system.login[1]}
+    with tempfile.TemporaryDirectory() as home, launched(system.ca_file, Path(home)) as browser:
+        context = browser.new_context(**options)
+        context.set_default_timeout(120_000)
+        return {"empty cache": load(context, system), "warm cache": load(context, system)}
