@@ -19,13 +19,32 @@ from flask import Flask, Response, request, stream_with_context
 from google.protobuf import struct_pb2
 from google.protobuf.message import Message
 from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
 from mlflow.protos.service_pb2 import ACTIVE_ONLY, GetMetricHistory, SearchRuns
 from mlflow.server import auth, handlers
+from mlflow.server.auth import sqlalchemy_store as of_users
+from mlflow.store.db import utils as db_utils
+from mlflow.store.jobs import sqlalchemy_store as of_jobs
+from mlflow.store.model_registry import sqlalchemy_store as of_models
 from mlflow.utils.proto_json_utils import message_to_json
 from sqlalchemy import create_engine, exc, text
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 
 import server_speed
+
+
+class Base(DeclarativeBase):
+    """Of the table for tests."""
+
+
+class Row(Base):
+    """A row of it."""
+
+    __tablename__ = "rows"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[int]
+
 
 MODULES = sorted(path.stem for path in Path(str(mlflow.protos.__path__[0])).glob("*_pb2.py"))
 NUMBERS = {"INT32": 31, "INT64": 63, "UINT32": 32, "UINT64": 64}
@@ -134,7 +153,9 @@ def test_handlers_write_compact_json(monkeypatch: pytest.MonkeyPatch) -> None:
     message = GetMetricHistory.Response(metrics=[Metric("loss", 0.5, 3, 1).to_proto()])
     told = '{"metrics":[{"key":"loss","value":0.5,"timestamp":3,"step":1}]}'
     assert handlers.message_to_json(message) == auth.message_to_json(message) == told
-    assert handlers.message_to_json(message, pretty=True) == message_to_json(message)
+    assert handlers._wrap_response(message).get_data(as_text=True) == told
+    as_words = '{"metrics":[{"key":"loss","value":0.5,"timestamp":"3","step":"1"}]}'
+    assert handlers.message_to_json(message, convert_int64_to_number=False) == as_words
 
 
 @pytest.fixture
@@ -255,6 +276,44 @@ def test_a_database_that_is_away_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     server_speed.look_before_asking_the_database()
     with pytest.raises(exc.OperationalError):
         create_engine("postgresql+psycopg2://u@127.0.0.1:1/none", pool_pre_ping=True).connect()
+
+
+@pytest.fixture
+def sessions(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """MLflow's sessions, and a table of two rows that is mapped."""
+    for module in (db_utils, of_users, of_jobs, of_models):
+        monkeypatch.setattr(module, "_get_managed_session_maker", module._get_managed_session_maker)
+    server_speed.forget_what_was_read_without_a_look_at_it()
+    engine = create_engine(database)
+    Base.metadata.create_all(engine)
+    yield of_models._get_managed_session_maker(sessionmaker(bind=engine), "postgresql")
+    Base.metadata.drop_all(engine)
+    engine.dispose()
+
+
+def test_what_a_session_has_read_stays_as_it_was_read(sessions: Any) -> None:
+    with sessions(read_only=False) as session:
+        session.add(Row(name="one", value=1))
+    with sessions() as session:
+        row = session.get(Row, "one")
+    assert row.value == 1
+
+
+def test_within_a_session_a_commit_still_has_it_read_anew(sessions: Any) -> None:
+    with sessions(read_only=False) as session:
+        session.add(row := Row(name="one", value=1))
+        session.commit()
+        session.execute(text("UPDATE rows SET value = 2"))
+        assert row.value == 2
+
+
+def test_a_session_that_fails_changes_nothing(sessions: Any) -> None:
+    with pytest.raises(MlflowException), sessions(read_only=False) as session:
+        session.add(Row(name="one", value=1))
+        session.flush()
+        raise MlflowException("no")
+    with sessions() as session:
+        assert session.get(Row, "one") is None
 
 
 PIECE = b"x" * 1000

@@ -339,6 +339,7 @@ def create_app(presigned: bool, remembered_seconds: float) -> Any:
     if not presigned:
         keep_clients_from_the_store()
     server_speed.look_before_asking_the_database()
+    server_speed.forget_what_was_read_without_a_look_at_it()
     server_speed.answer_in_compact_json()
     application = create_login_app()
     server_speed.remember_administrators(remembered_seconds)

@@ -7,12 +7,13 @@ docs/performance.md has what each of them gains.
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import json
 import math
 import select
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,9 +40,9 @@ def answer_in_compact_json() -> None:
 
     upstream = handlers.message_to_json
 
-    def message_to_json(message: Any, **options: Any) -> str:
-        if options:
-            return str(upstream(message, **options))
+    def message_to_json(message: Any, *, pretty: bool = True, convert_int64_to_number: bool = True) -> str:
+        if not convert_int64_to_number:
+            return str(upstream(message, pretty=False, convert_int64_to_number=False))
         return json.dumps(as_dict(message), separators=(",", ":"))
 
     handlers.message_to_json = auth.message_to_json = message_to_json
@@ -164,6 +165,34 @@ def look_before_asking_the_database() -> None:
         return bool(upstream(dialect, connection))
 
     of_psycopg2.do_ping = do_ping
+
+
+def forget_what_was_read_without_a_look_at_it() -> None:
+    """Spare the database's sessions a last pass over all that they have read.
+
+    At the end of a transaction SQLAlchemy marks each object as outdated, for whoever reads it in the next one. MLflow's
+    sessions end with their transaction.
+    """
+    from mlflow.server.auth import sqlalchemy_store as of_users
+    from mlflow.store.db import utils
+    from mlflow.store.jobs import sqlalchemy_store as of_jobs
+    from mlflow.store.model_registry import sqlalchemy_store as of_models
+
+    upstream = utils._get_managed_session_maker
+
+    def get_managed_session_maker(*given: Any, **named: Any) -> Any:
+        managed = upstream(*given, **named)
+
+        @contextlib.contextmanager
+        def make_managed_session(read_only: bool = True) -> Iterator[Any]:
+            with managed(read_only=read_only) as session:
+                yield session
+                session.expire_on_commit = False
+
+        return make_managed_session
+
+    for module in (utils, of_users, of_jobs, of_models):
+        vars(module)["_get_managed_session_maker"] = get_managed_session_maker
 
 
 def is_quiet(descriptor: int) -> bool:
