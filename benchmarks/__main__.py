@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from playwright.sync_api import Error as BrowserError
+
 from benchmarks import artifacts, interface, life
 from benchmarks.operations import Load, measure, operations, seed
 from benchmarks.report import RESULTS, Figure, Results, draw_bars, draw_sizes, megabytes, milliseconds, number, table
@@ -199,7 +201,7 @@ def main() -> int:
             results = PARTS[part](extent)
             print(f"\nKept in {results.save().parent}", flush=True)
             failures += sum(row.get("failures", 0) for row in results.rows if row["system"] == "site")
-    except (RuntimeError, TimeoutError) as error:
+    except (RuntimeError, TimeoutError, BrowserError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     finally:

@@ -152,7 +152,7 @@ def seed(system: System, sizes: Sequence[int]) -> None:
         system: The system.
         sizes: Number of runs of each experiment to be searched.
     """
-    say(f"{system.name}: {', '.join(f'{size:,}' for size in sizes)} runs")
+    say(f"{system.name}: experiments of {', '.join(f'{size:,}' for size in (WRITTEN, *sizes))} runs")
     with alone(system):
         system.sql((HERE / "reset.sql").read_text(encoding="utf-8"))
         for name, runs in [(written_name(), WRITTEN), *((seeded_name(size), size) for size in sizes)]:
