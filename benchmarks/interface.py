@@ -15,8 +15,8 @@ from testing.browser import launched
 
 # An experiment of reset.sql, on the page that shows it.
 PAGE, SHOWN = "/#/experiments", "listed-100"
-# What the page loads late is counted too: until nothing has ended for so long. A page need never be idle, since it may ask
-# for what the machine does not let through.
+# What the page loads late is counted too: until nothing has ended for so long. A page need never be idle, since it may
+# ask for what the machine does not let through.
 QUIET_SECONDS, QUIET_SECONDS_MAX = 1.0, 15.0
 
 
