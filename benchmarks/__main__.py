@@ -85,7 +85,6 @@ def measure_operations(extent: Extent) -> Results:
     for _, system in Extent(rounds=1, systems=extent.systems).turns():
         # As after a start: what a load has left in memory is no rest.
         system.restart()
-        system.wait()
         rest[system.name] = {"rest": float(system.memory())}
         seed(system, extent.searched)
     for place, name in enumerate(each.name for each in operations(SYSTEMS["site"], extent.searched)):
