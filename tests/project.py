@@ -68,11 +68,26 @@ def tasks_in(path: Path, entries: list[Mapping], inherited: Mapping | None = Non
     """Return all tasks of a list, those inside blocks and the blocks themselves included."""
     for entry in entries or []:
         own = {key: value for key, value in entry.items() if key not in BLOCKS}
-        yield Task(path, (inherited or {}) | own)
+        yield from checks_in(Task(path, (inherited or {}) | own))
         # What a block passes on.
         passed_on = (inherited or {}) | {key: own[key] for key in ("no_log", "diff") if key in own}
         for block in BLOCKS:
             yield from tasks_in(path, entry.get(block, []), passed_on)
+
+
+def checks_in(task: Task) -> list[Task]:
+    """Return the assertions of which a task of `check_values` is made, each as a task; any other task as it is."""
+    if task.module != "check_values":
+        return [task]
+    head = task.keywords["name"].partition(" | ")[0]
+    shared = {key: value for key, value in task.keywords.items() if key != task.module}
+    assertions = []
+    for check in task.arguments["checks"]:
+        arguments = {key: check[key] for key in ("that", "fail_msg")}
+        own = {key: value for key, value in check.items() if key not in arguments}
+        own |= {"name": f"{head} | {check['name']}", "ansible.builtin.assert": arguments | {"quiet": True}}
+        assertions.append(Task(task.path, shared | own))
+    return assertions
 
 
 @functools.cache
