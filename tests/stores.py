@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import botocore.loaders
 import pytest
 from azure.identity import EnvironmentCredential
 from azure.keyvault.secrets import SecretClient
@@ -28,6 +30,8 @@ PROVIDERS = sorted(
     path.stem.removeprefix("secret_store_") for path in (PROJECT / "plugins" / "modules").glob("secret_store_*.py")
 )
 VAULT = "mlflow-test"
+# What the SDK reads for each new session anew takes it longer than a test does.
+LOADER = functools.cache(botocore.loaders.create_loader)
 NAMES = {"admin": {}, "database_login": {"length": 20, "prefix": "mlflow_a:"}}
 
 
@@ -132,6 +136,7 @@ class InCloud(Backend):
         super().__init__(patch)
         self.cloud = cloud
         cloud.heal()
+        patch.setattr("botocore.session.create_loader", LOADER)
         for name in [name for name in os.environ if name.startswith(("AWS_", "AZURE_"))]:
             patch.delenv(name)
         for name, value in cloud.environment.items():

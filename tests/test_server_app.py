@@ -3,6 +3,7 @@
 import errno
 import importlib.util
 import json
+import select
 import socket
 import sys
 import threading
@@ -442,15 +443,28 @@ def answered(connection: socket.socket, until: bytes = b"") -> bytes:
     return received
 
 
-def test_a_body_may_go_on_after_the_answer(refusing: Path) -> None:
+def test_a_refusal_comes_after_the_body(refusing: Path) -> None:
     with begin(refusing, "PUT /refused", 3 * len(PIECE)) as connection:
+        connection.sendall(2 * PIECE)
+        assert select.select([connection], [], [], 1) == ([], [], []), "a client that still sends gets no answer"
+        connection.sendall(PIECE)
+        assert answered(connection).startswith(b"HTTP/1.1 403 ")
+
+
+def test_a_large_body_may_go_on_after_the_answer(refusing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_app, "BODY_READ", len(PIECE))
+    with begin(refusing, "PUT /refused", 3 * len(PIECE)) as connection:
+        connection.sendall(PIECE)
         assert answered(connection, REFUSED).startswith(b"HTTP/1.1 403 ")
-        for _ in range(3):
+        for _ in range(2):
             connection.sendall(PIECE)
         assert answered(connection) == b""
 
 
-def test_a_body_that_was_announced_and_never_comes_holds_up_nobody(refusing: Path) -> None:
+def test_a_body_that_was_announced_and_never_comes_holds_up_nobody(
+    refusing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_app, "ANSWER_HELD", 0.1)
     with begin(refusing, "PUT /refused", len(PIECE)) as gone:
         assert answered(gone, REFUSED).startswith(b"HTTP/1.1 403 ")
     with begin(refusing, "PUT /read", len(PIECE)) as connection:

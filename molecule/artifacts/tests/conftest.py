@@ -21,7 +21,7 @@ from testing.load import load
 
 MOVE = "playbooks/move_artifacts.yml"
 # Runs with an artifact each: those before the first move, which come along on the others, and those that are added.
-MOVED_RUNS = 500
+MOVED_RUNS = 200
 ADDED_RUNS = 50
 # The container hosts' side of the network that they share with this machine.
 GATEWAY = "10.89.64.1"

@@ -23,7 +23,7 @@ from testing.deployment import Site, active_colour
 pytestmark = pytest.mark.usefixtures("store")
 
 MEGABYTE = 2**20
-MANY = 1000
+MANY = 300
 # A large one. With ARTIFACT_MEGABYTES=2048 it is larger than what the server may take of memory.
 LARGE = int(os.environ.get("ARTIFACT_MEGABYTES", "256")) * MEGABYTE
 # What the server's processes may need more while a large artifact passes: pieces of it, and libraries that are loaded.

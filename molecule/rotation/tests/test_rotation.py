@@ -42,7 +42,7 @@ NAMES = ["database_login", "mlflow_admin_password", "mlflow_kek_passphrase", *CR
 # What a long test sets higher, or to 1: in which rotations runs are killed after tasks that change something, every
 # how many of those, and how often one is killed at a moment that nobody chose.
 CUT_OFF = os.environ.get("ROTATION_CUT_OFF", "database").split(";")
-CUT_OFF_EVERY = os.environ.get("ROTATION_CUT_OFF_EVERY", "4")
+CUT_OFF_EVERY = os.environ.get("ROTATION_CUT_OFF_EVERY", "8")
 RANDOM_KILLS = int(os.environ.get("ROTATION_RANDOM_KILLS", "1"))
 
 

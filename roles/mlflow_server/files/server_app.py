@@ -11,10 +11,13 @@ at once.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import importlib
 import json
 import logging
+import math
 import os
 import posixpath
 import re
@@ -33,6 +36,10 @@ logger = logging.getLogger("mlflow.artifacts")
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+
+# Of a refused request, how many bytes of the body are read and how many seconds are waited before the refusal is sent.
+BODY_READ = 64 * 1024 * 1024
+ANSWER_HELD = 30.0
 
 OF_CONNECTIONS = (ConnectionError, TimeoutError, socket.gaierror)
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -290,11 +297,12 @@ def tell_errors_of_the_store(application: Any, flask_app: Any) -> None:
 
 @dataclass(frozen=True)
 class ReadTheRest:
-    """Reads what is left of a request's body before the connection is closed.
+    """Reads a request's body before a refusal is sent, and the rest of it before the connection is closed.
 
-    MLflow refuses without a look at the body, and uvicorn closes the connection with the answer. nginx, if it has a
-    piece of the body to pass on just then, fails to and says 502, which MLflow's client tries again for minutes. It
-    closes the connection itself once it has the answer, so that no more of a large body is sent than is on its way.
+    MLflow refuses without a look at the body, and uvicorn closes the connection with the answer. nginx hands an answer
+    on as it comes and closes as well, so that the client that still sends finds a broken connection; or nginx fails to
+    pass a piece on and says 502. MLflow's client tries either again for minutes. Of a body that is larger than
+    BODY_READ, no more is sent than is on its way when the answer has come.
 
     Args:
         app: The application to call.
@@ -303,7 +311,7 @@ class ReadTheRest:
     app: Callable[[Message, Receive, Send], Awaitable[None]]
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer a request with the application, and keep the last message back until the body was read."""
+        """Answer a request with the application, and keep the answer back until the body was read."""
         ended = scope["type"] != "http"
 
         async def receive_and_look() -> Message:
@@ -312,11 +320,18 @@ class ReadTheRest:
             ended = ended or not message.get("more_body", False)
             return message
 
+        async def read(most: float) -> None:
+            left = most
+            while not ended and left > 0:
+                left -= len((await receive_and_look()).get("body", b""))
+
         async def send_and_read(message: Message) -> None:
+            if message["type"] == "http.response.start" and not ended:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(read(BODY_READ), ANSWER_HELD)
             if message["type"] == "http.response.body" and not message.get("more_body", False) and not ended:
                 await send(message | {"more_body": True})
-                while not ended:
-                    await receive_and_look()
+                await read(math.inf)
                 message = {"type": "http.response.body"}
             await send(message)
 
