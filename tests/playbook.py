@@ -1,4 +1,4 @@
-"""Runs a role once, from this machine, for a host that is this machine as well."""
+"""Runs a role or tasks once, from this machine, for a host that is this machine as well."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,31 @@ def play(role: str, variables: Mapping[str, Any], *options: str, status: int = 0
     Returns:
         What it said.
     """
+    return play_plays([{"roles": [role]}], variables, *options, status=status)
+
+
+def play_tasks(tasks: Sequence[Mapping[str, Any]], *options: str, status: int = 0) -> Played:
+    """Run tasks for one host.
+
+    Args:
+        tasks: The tasks.
+        options: Further options of ansible-playbook.
+        status: How it has to end.
+
+    Returns:
+        What it said.
+    """
+    return play_plays([{"tasks": tasks}], {}, *options, status=status)
+
+
+def play_plays(
+    plays: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], *options: str, status: int = 0
+) -> Played:
+    """Run plays for one host, of which they need not speak."""
     host = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
     with tempfile.TemporaryDirectory() as directory:
         playbook, inventory = Path(directory, "play.yml"), Path(directory, "inventory.json")
-        playbook.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "roles": [role]}]))
+        playbook.write_text(json.dumps([{"hosts": "all", "gather_facts": False, **each} for each in plays]))
         inventory.write_text(json.dumps({"all": {"hosts": {"server": {**host, **variables}}}}))
         result = subprocess.run(
             ["ansible-playbook", "--inventory", str(inventory), *options, str(playbook)],

@@ -256,12 +256,14 @@ def printed_names(task: Task) -> set[str]:
 
 def templates_of(task: Task) -> list[Path]:
     """Return the template files that a task fills in."""
-    source = task.arguments.get("src")
-    if task.module != "ansible.builtin.template" or not isinstance(source, str):
+    if task.module == "ensure_files" and isinstance(task.arguments["files"], list):
+        sources = [file["template"] for file in task.arguments["files"] if "template" in file]
+    elif task.module == "ansible.builtin.template" and isinstance(source := task.arguments.get("src"), str):
+        items = task.keywords.get("loop")
+        literal = [item for item in items if isinstance(item, str)] if isinstance(items, list) else []
+        sources = [re.sub(r"{{\s*item\s*}}", item, source) for item in literal] or [source]
+    else:
         return []
-    items = task.keywords.get("loop")
-    literal = [item for item in items if isinstance(item, str)] if isinstance(items, list) else []
-    sources = [re.sub(r"{{\s*item\s*}}", item, source) for item in literal] or [source]
     patterns = [re.sub(r"{{.*?}}", "*", each) for each in sources]
     return [path for each in patterns for path in (task.path.parents[1] / "templates").glob(each)]
 
