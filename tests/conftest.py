@@ -1,3 +1,3 @@
 """Fixtures that more than one module of tests asks for."""
 
-pytest_plugins = ["tests.database", "tests.stores"]
+pytest_plugins = ["tests.client", "tests.database", "tests.stores"]
