@@ -57,6 +57,7 @@ def lint_checks() -> list[Check]:
         Check("ruff-format", ["ruff", "format", "--check", "."]),
         Check("yamllint", ["yamllint", "--strict", "."]),
         Check("shellcheck", ["shellcheck", *shell_scripts()]),
+        Check("actionlint", ["scripts/actionlint"]),
         Check("mypy", ["mypy"]),
         Check("ansible-lint", ["ansible-lint", "--strict"]),
     ]
