@@ -210,6 +210,21 @@ def test_an_experiment_that_can_be_written_to(check: Check, server: Server) -> N
     assert files(server) == []
 
 
+def test_a_service_user_needs_edit_on_its_experiment_alone(check: Check, server: Server) -> None:
+    server.add_user("ci", "cis-long-password")
+    made = json.loads(server.ask("POST", "/api/2.0/mlflow/experiments/create", name="of ci"))
+    server.grant("ci", made["experiment_id"], "EDIT")
+    variables = {**server.environment("ci", "cis-long-password"), "MLFLOW_EXPERIMENT_NAME": "of ci"}
+    assert check(**variables) == {}
+    environment = {**os.environ, **variables, "PYTHONPATH": str(SOURCE / "src"), "MLFLOW_ENABLE_ASYNC_LOGGING": "true"}
+    command = [sys.executable, str(SOURCE / "examples" / "train.py"), "--epochs=2"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (kept,) = files(server)
+    assert kept.name == "model.json"
+    kept.unlink()
+
+
 def test_an_experiment_that_is_deleted(check: Check, server: Server) -> None:
     made = server.ask("POST", "/api/2.0/mlflow/experiments/create", name="gone")
     server.ask("POST", "/api/2.0/mlflow/experiments/delete", experiment_id=json.loads(made)["experiment_id"])

@@ -13,13 +13,13 @@ from mlflow_site.variables import Variables
 DEFAULTS = {
     # The job goes on while the server is away: what it logs waits in a queue.
     "MLFLOW_ENABLE_ASYNC_LOGGING": "true",
-    # One thread writes in the order of the calls, so that of two values of a tag the later one stays. It is not slower
-    # than writing without a queue, and after an outage the jobs come back one request at a time each.
+    # One thread writes in the order of the calls, so that of two values of a tag the later one stays. It sends one
+    # request after the other, as it is without a queue, and so do the jobs that come back after an outage.
     "MLFLOW_ASYNC_LOGGING_THREADPOOL_SIZE": "1",
     # As many as MLflow allows: with the factor below, a request is given up after 8 minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "10",
-    # 0, 2, 4, 8, 16, 32, 64, 120, 120, 120 s: a switch of the server costs 2 s, and after an outage of a minute the
-    # next try is not two minutes away, as it would be with MLflow's 2.
+    # Waits of 0, 2, 4, 8, 16, 32, 64, 120, 120, 120 s: the shortest that MLflow takes, so that a job is back soon after
+    # the server, at the latest after as long as the server was away.
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     # Seconds. Jobs that lost the server at the same moment do not all come back at the same moment.
     "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "2",
