@@ -155,12 +155,21 @@ BAD = {
 def test_a_provided_certificate_serves_and_bad_ones_are_refused(
     host: Host, address: str, authority: Authority, ca_file: Path, provide: Provide
 ) -> None:
+    settings = f"https://{address}/client/settings.env"
+    shown = httpx.get(settings, verify=ssl.create_default_context(cafile=str(ca_file)))
+    assert "SERVER_CERT_PATH" in shown.text
     result = converge(**provide("good"))
     assert result.returned == 0, result.output
     root = authority.certificate.public_bytes(Encoding.PEM).decode()
     context = ssl.create_default_context(cadata=root)
     assert httpx.get(f"https://{address}/static-files/index.html", verify=context).status_code == 200
     assert host.check_output("stat --format '%U %a' /etc/nginx/tls/provided-*.pem") == "root 600"
+    # Who remembers the settings from before is told that they are others now.
+    changed = httpx.get(settings, verify=context, headers={"If-None-Match": shown.headers["etag"]})
+    assert changed.status_code == 200
+    assert "MLFLOW_TRACKING_URI=" in changed.text
+    assert "SERVER_CERT_PATH" not in changed.text
+    assert httpx.get(f"https://{address}/client/ca.crt", verify=context).status_code == 404
 
     good, files = served(address), files_below(host, "/etc/nginx")
     for kind, sentence in BAD.items():
@@ -179,6 +188,7 @@ def test_a_provided_certificate_serves_and_bad_ones_are_refused(
     own = ssl.create_default_context(cafile=str(ca_file))
     assert httpx.get(f"https://{address}/static-files/index.html", verify=own).status_code == 200
     assert host.run("ls /etc/nginx/tls").stdout == "self_signed\n"
+    assert httpx.get(f"https://{address}/client/ca.crt", verify=own).content == ca_file.read_bytes()
 
 
 def test_a_certificate_is_renewed_before_it_ends(host: Host, address: str, ca_file: Path) -> None:

@@ -4,6 +4,7 @@ import gzip
 import http.client
 import json
 import os
+import re
 import subprocess
 import threading
 import time
@@ -82,7 +83,8 @@ def test_mozillas_intermediate_profile_is_kept(address: str, ca_file: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/echo", "/nothing", "/metrics", "/static-files/index.html", "/static-files/none"]
+    "path",
+    ["/", "/echo", "/nothing", "/metrics", "/static-files/index.html", "/static-files/none", "/client/", "/client/no"],
 )
 @pytest.mark.parametrize("user", [ALICE, None])
 def test_security_headers_are_on_every_answer(client: httpx.Client, path: str, user: tuple[str, str] | None) -> None:
@@ -192,6 +194,63 @@ def test_nothing_beside_the_user_interface_is_served(host: Host, connection: htt
     for path in ("/static-files/../stub.py", "/static-files/%2e%2e/stub.py", "/static-files../stub.py"):
         connection.request("GET", path)
         assert b"usage: stub.py" not in connection.getresponse().read()
+
+
+# --- what clients have to set
+
+
+def test_whoever_asks_is_told_what_clients_have_to_set(nobody: httpx.Client) -> None:
+    answer = nobody.get("/client/")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    settings = nobody.get("/client/settings.env")
+    assert (settings.status_code, settings.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+    for name in ("URI", "USERNAME", "PASSWORD", "SERVER_CERT_PATH"):
+        assert f"MLFLOW_TRACKING_{name}=" in settings.text
+        assert f"MLFLOW_TRACKING_{name}=" in answer.text
+    assert "python -m mlflow_site" in answer.text
+    # It brings along all that it shows, and is forbidden to fetch anything.
+    assert set(re.findall(r'(?:src|href)="([^"]*)"', answer.text)) == {"settings.env", "ca.crt", "/"}
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'; style-src 'unsafe-inline';")
+    assert "<script" not in answer.text
+
+
+def test_the_settings_can_be_sourced_and_lead_to_the_site(nobody: httpx.Client, ca_file: Path, tmp_path: Path) -> None:
+    for name in ("settings.env", "ca.crt"):
+        (tmp_path / name).write_bytes(nobody.get(f"/client/{name}").content)
+    assert (tmp_path / "ca.crt").read_bytes() == ca_file.read_bytes()
+    shell = ["sh", "-euc", ". ./settings.env; env"]
+    done = subprocess.run(shell, cwd=tmp_path, env={}, capture_output=True, text=True, check=True)
+    assert dict(line.split("=", 1) for line in done.stdout.splitlines() if line.startswith("MLFLOW_")) == {
+        "MLFLOW_TRACKING_URI": f"https://{NAME}",
+        "MLFLOW_TRACKING_USERNAME": "your-name",
+        "MLFLOW_TRACKING_PASSWORD": "your-password",
+        "MLFLOW_TRACKING_SERVER_CERT_PATH": str(tmp_path / "ca.crt"),
+    }
+
+
+@pytest.mark.parametrize("path", ["/client/", "/client/settings.env", "/client/ca.crt"])
+def test_what_clients_have_to_set_is_asked_for_again_each_time(nobody: httpx.Client, path: str) -> None:
+    answer = nobody.get(path)
+    assert answer.headers.get_list("cache-control") == ["no-cache"]
+    assert nobody.get(path, headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+@pytest.mark.parametrize("path", ["/client/", "/client/settings.env", "/client/new"])
+def test_what_clients_have_to_set_can_only_be_read(client: httpx.Client, method: str, path: str) -> None:
+    answer = client.request(method, path, content=b"a")
+    assert answer.status_code in ((404, 405) if path.endswith("new") else (405,))
+    assert "blue" not in answer.text
+
+
+def test_the_page_takes_nothing_else(client: httpx.Client, connection: http.client.HTTPSConnection) -> None:
+    redirect = client.get("/client")
+    assert (redirect.status_code, redirect.headers["location"]) == (308, f"https://{client.base_url.host}/client/")
+    assert client.get("/client/none").status_code == 404
+    assert client.get("/clients").json()["path"] == "/clients"
+    for path in ("/client/../nginx.conf", "/client/%2e%2e/nginx.conf", "/client../nginx.conf"):
+        connection.request("GET", path)
+        assert b"worker_processes" not in connection.getresponse().read()
 
 
 # --- streams
