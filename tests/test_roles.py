@@ -37,6 +37,7 @@ FACTS = {
     "secrets_state",
     "secrets_values",
     "secrets_versions",
+    "service_users_disagreements",
 }
 # Keywords of a task that Ansible never prints with values filled in. Of module_defaults, the modules of PostgreSQL hide
 # what is secret themselves.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,9 +19,11 @@ SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 CURL_CANNOT_CONNECT = 7
 # Reads a file over and over, as libpq does for each connection.
 READER = "import sys\nwhile True:\n    with open(sys.argv[1]) as file:\n        assert file.read()"
+VARIABLES = yaml.safe_load(Path(__file__).parent.parent.joinpath("vars/scenario.yml").read_text())
+PASSWORDS = VARIABLES["service_users_passwords"]
 SECRETS = {
     name: value
-    for name, value in yaml.safe_load(Path(__file__).parent.parent.joinpath("vars/scenario.yml").read_text()).items()
+    for name, value in (VARIABLES | PASSWORDS).items()
     if isinstance(value, str) and value.startswith("test-")
 }
 
@@ -39,6 +42,31 @@ def ask(
             f"--user '{user}:{password}' --request {method} 'http://mlflow.test{path}'"
         )
     )
+
+
+def send(host: Host, method: str, path: str, user: str, **body: object) -> tuple[int, dict[str, Any]]:
+    """Return status and content of an answer to a user of the server."""
+    password = SECRETS.get(user, SECRETS["mlflow_server_admin_password"])
+    said = host.check_output(
+        f"curl --silent --write-out '\n%{{http_code}}' --unix-socket /opt/mlflow/active/socket "
+        f"--user '{user}:{password}' --request {method} --json {shlex.quote(json.dumps(body))} 'http://mlflow.test/api/2.0/{path}'"
+    )
+    content, _, status = said.rpartition("\n")
+    return int(status), json.loads(content) if content.startswith("{") else {}
+
+
+def rights(host: Host, user: str, experiment: str) -> list[int]:
+    """Return the answers to a user who reads an experiment, logs a run to it, and deletes it."""
+    _, found = send(host, "GET", f"mlflow/experiments/get-by-name?experiment_name={experiment}", "admin")
+    number = found["experiment"]["experiment_id"]
+    statuses = [
+        send(host, "GET", f"mlflow/experiments/get?experiment_id={number}", user)[0],
+        send(host, "POST", "mlflow/runs/create", user, experiment_id=number, start_time=1)[0],
+        send(host, "POST", "mlflow/experiments/delete", user, experiment_id=number)[0],
+    ]
+    if statuses[2] == 200:
+        send(host, "POST", "mlflow/experiments/restore", "admin", experiment_id=number)
+    return statuses
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -137,6 +165,50 @@ def test_tables_belong_to_the_owner_role(host: Host) -> None:
     for database in ("mlflow", "mlflow_auth"):
         command = f'cd / && runuser -u postgres -- psql --no-align --tuples-only --command "{query}" {database}'
         assert host.check_output(command) == "mlflow_owner"
+
+
+def test_service_user_may_log_to_its_experiments_and_nowhere_else(host: Host) -> None:
+    assert rights(host, "ci-training", "churn") == [200, 200, 403]
+    assert rights(host, "ci-training", "fraud") == [200, 403, 403]
+    assert rights(host, "ci-training", "Default") == [403, 403, 403]
+    assert rights(host, "ci-former", "churn") == [403, 403, 403]
+    _, found = send(host, "GET", "mlflow/experiments/get-by-name?experiment_name=churn", "admin")
+    number = found["experiment"]["experiment_id"]
+    _, run = send(host, "POST", "mlflow/runs/create", "ci-training", experiment_id=number, start_time=1)
+    path = f"mlflow-artifacts/artifacts/{number}/{run['run']['info']['run_id']}/artifacts/model"
+    assert send(host, "PUT", path, "ci-training")[0] == 200
+    assert send(host, "PUT", path, "ci-former")[0] == 403
+    # It cannot give itself more.
+    assert (
+        send(host, "PATCH", "mlflow/users/update-admin", "ci-training", username="ci-training", is_admin=True)[0] == 403
+    )
+
+
+def test_service_users_become_what_the_list_says(host: Host) -> None:
+    other = [
+        {"name": "ci-training", "experiments": {"churn": "READ", "pricing": "MANAGE"}},
+        {"name": "ci-former", "state": "absent"},
+    ]
+    options = ("--tags", "service_users", "--diff", "-vvv")
+    tried = run_playbook(CONVERGE, *options, "--check", service_users_accounts=other)
+    assert tried.returned == 0, tried.output[-3000:]
+    assert "ci-former: removed" in tried.output
+    assert rights(host, "ci-training", "fraud") == [200, 403, 403]
+    assert rights(host, "ci-former", "fraud") == [200, 200, 403]
+
+    run = run_playbook(CONVERGE, *options, service_users_accounts=other)
+    assert run.returned == 0, run.output[-3000:]
+    assert rights(host, "ci-training", "churn") == [200, 403, 403]
+    assert rights(host, "ci-training", "pricing") == [200, 200, 200]
+    assert rights(host, "ci-training", "fraud") == [403, 403, 403]
+    # Workers that remember its password find no such user behind it.
+    assert set(rights(host, "ci-former", "fraud")) & {200} == set()
+
+    again = run_playbook(CONVERGE, *options)
+    assert again.returned == 0, again.output[-3000:]
+    assert rights(host, "ci-training", "churn") == [200, 200, 403]
+    for output in (tried.output, run.output, again.output, host.check_output("journalctl --no-pager --all")):
+        assert [user for user, password in PASSWORDS.items() if password in output] == []
 
 
 def test_changed_lock_builds_another_release_and_the_old_one_is_the_way_back(host: Host) -> None:
