@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import re
@@ -25,20 +26,24 @@ from testing.credentials import (
     kek_versions,
     served_serial,
     stored_gateway_secret,
+    user_statuses,
     working_logins,
 )
 from testing.deployment import Login as UserLogin
 from testing.deployment import Site, active_colour
-from testing.load import Account, load, wait_until_written
+from testing.load import CLIENTS, Account, load, wait_until_written
 from testing.playbook import PROJECT, Run, playbook_command, run_playbook
 from testing.stores import Generated, KeyVault, ParameterStore, Store
 
 ROTATE = "playbooks/rotate_secrets.yml"
 STATUS = "playbooks/secrets_status.yml"
-EVERYTHING = "database,admin,flask,tokens,kek,tls"
-STORED = "database,admin,flask,tokens"
+EVERYTHING = "database,admin,service,flask,tokens,kek,tls"
+STORED = "database,admin,service,flask,tokens"
 MODELS = "/gateway/mlflow/v1/models"
-NAMES = ["database_login", "mlflow_admin_password", "mlflow_kek_passphrase", *CREDENTIALS]
+# The service user of host_vars, and its password.
+JOB = "ci-training"
+JOB_SECRET = "service_user_ci_training"
+NAMES = ["database_login", "mlflow_admin_password", "mlflow_kek_passphrase", JOB_SECRET, *CREDENTIALS]
 # What a long test sets higher, or to 1: in which rotations runs are killed after tasks that change something, every
 # how many of those, and how often one is killed at a moment that nobody chose.
 CUT_OFF = os.environ.get("ROTATION_CUT_OFF", "database").split(";")
@@ -130,12 +135,21 @@ def rotate_under_load(
     for host in hosts:
         assert admin_statuses(host, after["mlflow_admin_password"]) == {200}
         assert admin_statuses(host, before["mlflow_admin_password"]) == {401}
+        assert user_statuses(host, JOB, after[JOB_SECRET]) == {200}
+        assert user_statuses(host, JOB, before[JOB_SECRET]) == {401}
         assert held_credentials(host) == {name: after[name] for name in CREDENTIALS}
         # Closed at the proxy, and asked behind it.
         assert admin_statuses(host, after["mlflow_gateway_token"], MODELS) == {200}
         assert admin_statuses(host, before["mlflow_gateway_token"], MODELS) == {401}
     assert_hosts_agree(store)
     return before, after
+
+
+def looked_up_anew(site: Site, login: UserLogin) -> UserLogin:
+    """Return the login of a job that was refused with this one: by the next password, or by the current one."""
+    files = [path for path in sorted(site.secrets.glob(f"{JOB_SECRET}*")) if path.suffix != ".previous"]
+    found = [path.read_text().strip() for path in files]
+    return JOB, next((password for password in found if password != login[1]), login[1])
 
 
 def assert_hosts_agree(store: Store) -> None:
@@ -166,7 +180,7 @@ def test_wrong_part_is_refused_before_anything_changes(site: Site) -> None:
     run = run_playbook(ROTATE, rotate="database,everything")
     assert run.returned != 0
     assert (
-        "rotate_secrets_parts has everything; it takes some of database, admin, flask, tokens, kek, tls."
+        "rotate_secrets_parts has everything; it takes some of database, admin, service, flask, tokens, kek, tls."
         in " ".join(run.output.split())
     )
     assert run.changed == 0
@@ -177,7 +191,14 @@ def test_every_secret_is_renewed_and_no_client_notices(
 ) -> None:
     serials = {served_serial(host) for host in hosts}
     key = new_gateway_secret(site)
-    before, after = rotate_under_load(EVERYTHING, hosts, site, other, writer, Generated(site))
+    login = (JOB, site.secret(JOB_SECRET))
+    renewed = functools.partial(looked_up_anew, site)
+    with load(site, "job", [other], login, experiment="nightly", renewed=renewed) as job:
+        before, after = rotate_under_load(EVERYTHING, hosts, site, other, writer, Generated(site))
+    assert_kept(job, site)
+    # Every client of it was refused with the former password, and went on with the next one.
+    assert job.refused >= CLIENTS
+    assert job.login == (JOB, after[JOB_SECRET])
     assert {name for name in NAMES if after[name] == before[name]} == set()
     assert {served_serial(host) for host in hosts} & serials == set()
     passphrase = after["mlflow_kek_passphrase"]
@@ -206,6 +227,17 @@ def test_former_password_of_the_administrator_is_forgotten_by_every_worker(hosts
     assert run.returned == 0, run.output[-3000:]
     assert [admin_statuses(host, former) for host in hosts] == [{401}, {401}]
     assert [admin_statuses(host, site.admin[1]) for host in hosts] == [{200}, {200}]
+
+
+def test_former_password_of_a_service_user_is_forgotten_by_every_worker(hosts: list[Host], site: Site) -> None:
+    # Alone: no secret of the server's own asks for a switch of colours.
+    former = site.secret(JOB_SECRET)
+    assert [user_statuses(host, JOB, former) for host in hosts] == [{200}, {200}]
+    run = run_playbook(ROTATE, "-vvv", "--diff", rotate="service")
+    assert run.returned == 0, run.output[-3000:]
+    assert [user_statuses(host, JOB, former) for host in hosts] == [{401}, {401}]
+    assert [user_statuses(host, JOB, site.secret(JOB_SECRET)) for host in hosts] == [{200}, {200}]
+    remember(site, {"former": former})
 
 
 def test_forms_signed_by_the_former_key_are_refused(site: Site, other: Site) -> None:
@@ -282,7 +314,7 @@ def test_rotation_that_was_cut_off_can_be_undone(
     # Of each part the step that is the furthest from the beginning.
     last_steps = {
         "database": "Login roles | Ensure that they have no password and cannot log in",
-        "admin,flask,tokens,kek": "Switch | Make it the active one",
+        "admin,service,flask,tokens,kek": "Switch | Make it the active one",
     }
     with load(site, "undone", [other], writer) as account:
         for parts, step in last_steps.items():
@@ -304,6 +336,8 @@ def test_rotation_that_was_cut_off_can_be_undone(
     for host in hosts:
         assert admin_statuses(host, before["mlflow_admin_password"]) == {200}
         assert admin_statuses(host, tried["mlflow_admin_password"]) == {401}
+        assert user_statuses(host, JOB, before[JOB_SECRET]) == {200}
+        assert user_statuses(host, JOB, tried[JOB_SECRET]) == {401}
         assert held_credentials(host) == {name: before[name] for name in CREDENTIALS}
     assert_hosts_agree(store)
 
@@ -345,6 +379,7 @@ def check_finished(hosts: list[Host], site: Site, values: set[str]) -> None:
     assert working_logins(hosts[0], logins) == {(login.role, login.password)}
     for host in hosts:
         assert admin_statuses(host, after["mlflow_admin_password"]) == {200}
+        assert user_statuses(host, JOB, after[JOB_SECRET]) == {200}
         assert held_credentials(host) == {name: after[name] for name in CREDENTIALS}
         assert host.run("systemctl is-active mlflow-rotation-probe").stdout.strip() != "active"
         assert not host.file("/run/mlflow-rotation-probe").exists

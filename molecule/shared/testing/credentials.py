@@ -59,7 +59,7 @@ def working_logins(host: Host, values: set[str]) -> set[tuple[str, str]]:
 ASK = """
 import base64, http.client, json, socket, sys
 given = json.load(sys.stdin)
-login = base64.b64encode(f"admin:{given['password']}".encode()).decode()
+login = base64.b64encode(f"{given['user']}:{given['password']}".encode()).decode()
 for _ in range(given["times"]):
     connection = http.client.HTTPConnection("localhost")
     connection.sock = socket.socket(socket.AF_UNIX)
@@ -71,7 +71,12 @@ for _ in range(given["times"]):
 
 def admin_statuses(host: Host, password: str, path: str = "/api/2.0/mlflow/users/current") -> set[int]:
     """Return the answers of a server's workers to the administrator's login, asked behind the proxy."""
-    given = json.dumps({"password": password, "path": path, "times": ASKED})
+    return user_statuses(host, "admin", password, path)
+
+
+def user_statuses(host: Host, user: str, password: str, path: str = "/api/2.0/mlflow/users/current") -> set[int]:
+    """Return the answers of a server's workers to the login of a user, asked behind the proxy."""
+    given = json.dumps({"user": user, "password": password, "path": path, "times": ASKED})
     done = host.check_output(f"echo {shlex.quote(given)} | python3 -c {shlex.quote(ASK)}")
     return {int(status) for status in done.split()}
 

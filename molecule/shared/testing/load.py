@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -29,6 +29,8 @@ class Account:
         login: Who writes; the administrator unless it is given.
         acknowledged: Steps whose metric the server has confirmed.
         failures: What went wrong, in words.
+        renewed: Where a login is looked up anew that was refused; without it, a refusal is a failure.
+        refused: How often that was.
         seconds: When each request began (monotonic), and how long it took.
     """
 
@@ -36,6 +38,8 @@ class Account:
     login: Login | None = None
     acknowledged: set[int] = field(default_factory=set)
     failures: list[str] = field(default_factory=list)
+    renewed: Callable[[Login], Login] | None = None
+    refused: int = 0
     seconds: list[tuple[float, float]] = field(default_factory=list)
 
     def lost(self, site: Site) -> set[int]:
@@ -48,13 +52,20 @@ class Account:
         return taken[min(int(len(taken) * percent / 100), len(taken) - 1)]
 
 
-def start_run(site: Site, name: str, login: Login | None = None) -> str:
-    """Start a run in an experiment of its own and return its id."""
+def start_run(site: Site, name: str, login: Login | None = None, experiment: str | None = None) -> str:
+    """Start a run in an experiment of its own, unless one is named that is there, and return its id."""
     with site.session(login) as session:
         path = f"{site.url}/api/2.0/mlflow"
-        experiment = session.post(f"{path}/experiments/create", json={"name": f"{name}-{time.time_ns()}"}, timeout=60)
-        experiment.raise_for_status()
-        body = {"experiment_id": experiment.json()["experiment_id"], "start_time": int(time.time() * 1000)}
+        if experiment:
+            asked = {"experiment_name": experiment}
+            found = session.get(f"{path}/experiments/get-by-name", params=asked, timeout=60)
+            found.raise_for_status()
+            number = found.json()["experiment"]["experiment_id"]
+        else:
+            made = session.post(f"{path}/experiments/create", json={"name": f"{name}-{time.time_ns()}"}, timeout=60)
+            made.raise_for_status()
+            number = made.json()["experiment_id"]
+        body = {"experiment_id": number, "start_time": int(time.time() * 1000)}
         run = session.post(f"{path}/runs/create", json=body, timeout=60)
         run.raise_for_status()
         return str(run.json()["run"]["info"]["run_id"])
@@ -81,21 +92,27 @@ def stored_steps(site: Site, run_id: str, login: Login | None = None) -> set[int
 def write(site: Site, account: Account, first: int, stop: threading.Event) -> None:
     """Log one metric after the other until told to stop. Nothing is tried twice: a failure is a failure.
 
+    But for who looks a login up anew when it is refused, as a job does whose password may be renewed.
+
     Args:
         site: Where to write.
         account: Where to keep count.
         first: First step; the next ones are CLIENTS apart, so that no two clients share one.
         stop: Set from outside to end.
     """
-    step = first
-    with site.session(account.login) as session:
+    step, login = first, account.login
+    with site.session(login) as session:
         while not stop.is_set():
             began = time.monotonic()
             metric = {"run_id": account.run_id, "key": "load", "value": 1.0, "timestamp": step, "step": step}
             try:
-                answer = session.post(
-                    f"{site.url}/api/2.0/mlflow/runs/log-metric", json=metric, timeout=REQUEST_TIMEOUT_SECONDS
-                )
+                url = f"{site.url}/api/2.0/mlflow/runs/log-metric"
+                answer = session.post(url, json=metric, timeout=REQUEST_TIMEOUT_SECONDS)
+                # 500 too: so MLflow answers when it forgets a former password in the middle of a request.
+                if answer.status_code != requests.codes.ok and account.renewed and login:
+                    account.refused += 1
+                    session.auth = account.login = login = account.renewed(login)
+                    answer = session.post(url, json=metric, timeout=REQUEST_TIMEOUT_SECONDS)
                 if answer.status_code == requests.codes.ok:
                     account.acknowledged.add(step)
                 else:
@@ -108,7 +125,15 @@ def write(site: Site, account: Account, first: int, stop: threading.Event) -> No
 
 
 @contextmanager
-def load(site: Site, name: str, others: Sequence[Site] = (), login: Login | None = None) -> Iterator[Account]:
+def load(
+    site: Site,
+    name: str,
+    others: Sequence[Site] = (),
+    login: Login | None = None,
+    *,
+    experiment: str | None = None,
+    renewed: Callable[[Login], Login] | None = None,
+) -> Iterator[Account]:
     """Write to the site from several clients for as long as the block runs.
 
     Args:
@@ -116,11 +141,13 @@ def load(site: Site, name: str, others: Sequence[Site] = (), login: Login | None
         name: Name of the experiment, made unique.
         others: Further hosts of the same site; the clients are spread over all of them.
         login: Who writes; the administrator unless it is given.
+        experiment: The experiment, if there is one.
+        renewed: Where a login is looked up anew that was refused.
 
     Yields:
         The account, complete when the block has ended.
     """
-    account = Account(start_run(site, name, login), login)
+    account = Account(start_run(site, name, login, experiment), login, renewed=renewed)
     stop = threading.Event()
     hosts = [site, *others]
     threads = [
