@@ -1,5 +1,7 @@
 """Service users are what the list says, on a real MLflow; and the list itself is looked through before."""
 
+import json
+import os
 import subprocess
 import sys
 import time
@@ -200,6 +202,23 @@ def test_each_user_that_is_present_has_a_secret() -> None:
     # A name is one of a secret's, whatever is in it and however long it is.
     longest = service_user_secrets([{"name": "0" * 50}])["0" * 50]
     assert len(longest) == 63
+
+
+def test_each_secret_is_made_renewed_and_handed_over_under_the_same_name(tmp_path: Path) -> None:
+    (tmp_path / "group_vars").symlink_to(PROJECT / "group_vars")
+    (tmp_path / "hosts").write_text("[mlflow_server]\nlocalhost ansible_connection=local\n")
+    values = {"service_user_ci_training": CI[1], "mlflow_admin_password": ADMIN[1]}
+    shown = (
+        "[secrets_names.keys() | select('match', 'service_'), rotate_secrets_names.service, service_users_passwords]"
+    )
+    command = ["ansible", "localhost", "--inventory", str(tmp_path / "hosts"), "--module-name", "ansible.builtin.debug"]
+    command += ["--args", f"msg={{{{ {shown} | to_json }}}}"]
+    command += ["--extra-vars", json.dumps({"site_service_users": ACCOUNTS, "secrets_values": values})]
+    environment = os.environ | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "NO_COLOR": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT, env=environment)
+    assert done.returncode == 0, done.stdout
+    secret = "service_user_ci_training"
+    assert json.loads(done.stdout.partition("msg: ")[2].strip().strip("'")) == [[secret], [secret], {CI[0]: CI[1]}]
 
 
 def test_the_server_is_told_of_all_users() -> None:
