@@ -268,15 +268,18 @@ def test_status_fails_when_a_secret_is_too_old(site: Site) -> None:
 
 
 def test_status_fails_when_hosts_and_store_differ(site: Site) -> None:
-    path = site.secrets / "mlflow_gateway_token"
-    value = path.read_text()
-    path.write_text("brought-by-hand-" * 4 + "\n")
+    paths = [site.secrets / "mlflow_gateway_token", site.secrets / JOB_SECRET]
+    values = [path.read_text() for path in paths]
+    for path in paths:
+        path.write_text("brought-by-hand-" * 4 + "\n")
     run = run_playbook(STATUS)
-    path.write_text(value)
+    for path, value in zip(paths, values, strict=True):
+        path.write_text(value)
     assert run.returned != 0
     words = " ".join(run.output.split())
     for host in (site.host, site.other().host):
         assert f"mlflow_gateway_token differs between {host} and the store; deploy the host." in words
+    assert f"{JOB_SECRET} differs between {site.host} and the store; deploy the host." in words
     assert "brought-by-hand" not in run.output
 
 
