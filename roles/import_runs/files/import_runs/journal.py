@@ -1,0 +1,136 @@
+"""What each import has brought, in a schema of its own in the server's database.
+
+It is written in the transactions that bring the rows, so that both are there or none. MLflow's migrations know nothing
+of it, and it goes with the last import that is undone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from psycopg2.extras import execute_values
+
+from parts import ImportFailure
+
+# Held by the one import that works on a database: the bytes of "import".
+LOCK_KEY = int.from_bytes(b"import", "big")
+# As prepare_databases.py holds it while it migrates.
+MIGRATION_KEY = int.from_bytes(b"mlflow", "big")
+
+DEFINITION = """
+CREATE SCHEMA IF NOT EXISTS import_runs;
+CREATE TABLE IF NOT EXISTS import_runs.imports (
+    id text PRIMARY KEY, source text NOT NULL, options json NOT NULL, state text NOT NULL,
+    begun timestamptz NOT NULL DEFAULT now(), ended timestamptz);
+CREATE TABLE IF NOT EXISTS import_runs.experiments (
+    import text NOT NULL REFERENCES import_runs.imports, old text NOT NULL, new integer NOT NULL, name text NOT NULL,
+    location text NOT NULL, merged boolean NOT NULL, PRIMARY KEY (import, old));
+CREATE TABLE IF NOT EXISTS import_runs.brought (
+    import text NOT NULL REFERENCES import_runs.imports, kind text NOT NULL, key text NOT NULL,
+    detail json, PRIMARY KEY (import, kind, key));
+"""
+
+
+class Journal:
+    """The journal of one import.
+
+    Args:
+        connection: To the server's database; the caller commits.
+        identity: The import's id.
+    """
+
+    def __init__(self, connection: Any, identity: str) -> None:
+        """Look whether there is one."""
+        self.connection, self.identity = connection, identity
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT to_regclass('import_runs.imports') IS NOT NULL")
+            self.made = bool(cursor.fetchone()[0])
+
+    def lock(self) -> None:
+        """Keep others from importing into this database as long as the connection lasts.
+
+        Raises:
+            ImportFailure: One is at it.
+        """
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT pg_try_advisory_lock(%s)", (LOCK_KEY,))
+            if not cursor.fetchone()[0]:
+                raise ImportFailure("Another import into this server, or its undoing, is at work; wait until it is done.")
+
+    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of a query of the journal; none if there is no journal."""
+        if not self.made:
+            return []
+        with self.connection.cursor() as cursor:
+            cursor.execute(query, values)
+            return list(cursor.fetchall())
+
+    def state(self) -> str:
+        """Return "", "importing", "complete" or "undoing"."""
+        found = self.rows("SELECT state FROM import_runs.imports WHERE id = %s", self.identity)
+        return str(found[0][0]) if found else ""
+
+    def begin(self, source: str, options: dict[str, Any]) -> None:
+        """Make the journal, or go on with it."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(DEFINITION)
+            cursor.execute(
+                "INSERT INTO import_runs.imports (id, source, options, state) VALUES (%s, %s, %s, 'importing') "
+                "ON CONFLICT (id) DO UPDATE SET state = 'importing', options = excluded.options",
+                (self.identity, source, json.dumps(options)),
+            )
+        self.made = True
+
+    def set_state(self, state: str) -> None:
+        """Note how far the import is."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE import_runs.imports SET state = %s, ended = now() WHERE id = %s", (state, self.identity)
+            )
+
+    def experiments(self) -> dict[str, tuple[int, str, str, bool]]:
+        """Return new id, name, location and whether it was there before, by old id."""
+        found = self.rows(
+            "SELECT old, new, name, location, merged FROM import_runs.experiments WHERE import = %s", self.identity
+        )
+        return {old: (new, name, location, merged) for old, new, name, location, merged in found}
+
+    def map(self, old: str, new: int, name: str, location: str, merged: bool) -> None:
+        """Note where an experiment goes."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO import_runs.experiments VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (import, old) "
+                "DO UPDATE SET new = excluded.new, name = excluded.name, location = excluded.location",
+                (self.identity, old, new, name, location, merged),
+            )
+
+    def brought(self, kind: str) -> dict[str, Any]:
+        """Return what has been brought of a kind, with what was noted of it."""
+        return dict(
+            self.rows("SELECT key, detail FROM import_runs.brought WHERE import = %s AND kind = %s", self.identity, kind)
+        )
+
+    def note(self, kind: str, entries: Iterable[tuple[str, Any]]) -> None:
+        """Note what is brought by the transaction."""
+        rows = [(self.identity, kind, key, json.dumps(detail)) for key, detail in entries]
+        if rows:
+            with self.connection.cursor() as cursor:
+                execute_values(
+                    cursor,
+                    "INSERT INTO import_runs.brought VALUES %s ON CONFLICT (import, kind, key) "
+                    "DO UPDATE SET detail = excluded.detail",
+                    rows,
+                )
+
+    def forget(self) -> None:
+        """Remove the import from the journal, and the journal if it was the last."""
+        with self.connection.cursor() as cursor:
+            for table in ("brought", "experiments"):
+                cursor.execute(f"DELETE FROM import_runs.{table} WHERE import = %s", (self.identity,))  # noqa: S608
+            cursor.execute("DELETE FROM import_runs.imports WHERE id = %s", (self.identity,))
+            cursor.execute("SELECT count(*) FROM import_runs.imports")
+            if cursor.fetchone()[0] == 0:
+                cursor.execute("DROP SCHEMA import_runs CASCADE")
+                self.made = False

@@ -1,0 +1,387 @@
+"""Compares a source with what the server's API gives of it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from artifacts import Found, sha256_of
+from fitting import LOCATION_TAG
+from importer import Importer
+from parts import BadError, Experiment, ImportFailure, Part, Point
+from said import Progress
+
+KINDS = (
+    "experiments runs params tags metrics latest_metrics inputs models traces assessments spans registered_models versions aliases artifacts"
+).split()
+Items = dict[str, list[Any]]
+
+
+class Sum:
+    """A checksum of many things, whatever their order."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.number, self.sum = 0, 0
+
+    def add(self, item: Any) -> None:
+        """Add a thing that JSON can hold."""
+        digest = hashlib.sha256(json.dumps(item, sort_keys=True).encode()).digest()
+        self.number += 1
+        self.sum = (self.sum + int.from_bytes(digest, "big")) % 2**256
+
+    def __str__(self) -> str:
+        """Return it as text."""
+        return f"{self.sum:064x}"
+
+
+class Proof:
+    """One comparison.
+
+    Args:
+        importer: The import, which has been looked at.
+        api: Address of the server.
+        threads: Requests at once.
+    """
+
+    def __init__(self, importer: Importer, api: str, threads: int) -> None:
+        """Prepare; nothing is asked of the server yet."""
+        import mlflow
+
+        mlflow.set_tracking_uri(api)
+        mlflow.set_registry_uri(api)
+        self.client = mlflow.MlflowClient(api, api)
+        self.importer, self.api, self.threads = importer, api, threads
+        self.sums = {side: {kind: Sum() for kind in KINDS} for side in ("source", "server")}
+        self.different: list[str] = []
+        self.hidden: Counter[str] = Counter()
+
+    def run(self) -> dict[str, Any]:
+        """Compare all. Returns the sums by kind."""
+        importer = self.importer
+        importer.fitter.datasets = {}
+        counts = importer.survey.counts
+        self.progress = Progress(
+            "prove", {"runs": counts["runs"], "metric points": counts["metrics"], "artifacts": counts["artifacts"]}
+        )
+        with ThreadPoolExecutor(self.threads) as pool:
+            for experiment in importer.experiments():
+                self._experiment(experiment)
+                self._each(pool, self._part, ((experiment, part) for part in importer.parts(experiment)))
+            for part in importer.source.registry():
+                if part.key in importer.survey.models:
+                    self._registered(pool, part)
+        self.progress.end()
+        return {
+            kind: {
+                "source": self.sums["source"][kind].number,
+                "server": self.sums["server"][kind].number,
+                "sha256": str(self.sums["server"][kind]),
+                "equal": self.sums["source"][kind].sum == self.sums["server"][kind].sum,
+            }
+            for kind in KINDS
+        }
+
+    def _each(self, pool: ThreadPoolExecutor, compare: Callable[..., Any], given: Iterator[tuple[Any, ...]]) -> None:
+        """Compare things a few at once: what the source says is read here, in one thread."""
+        while batch := list(itertools.islice(given, self.threads * 4)):
+            jobs = [job for each in batch for job in compare(*each)]
+            for name, expected, found in pool.map(self._asked, jobs):
+                self._compare(name, expected, found)
+
+    @staticmethod
+    def _asked(job: tuple[str, Items, Callable[[], Items]]) -> tuple[str, Items, Items | str]:
+        from mlflow.exceptions import MlflowException
+
+        name, expected, ask = job
+        try:
+            return name, expected, ask()
+        except (MlflowException, OSError) as error:
+            return name, expected, " ".join(str(error).split())[:300]
+
+    def _compare(self, name: str, expected: Items, found: Items | str) -> None:
+        """Add up both sides, and name what differs."""
+        for kind, items in expected.items():
+            for item in items:
+                self.sums["source"][kind].add(item)
+        if isinstance(found, str):
+            self.different.append(f"{name}: the server says: {found}")
+            return
+        for kind, items in found.items():
+            for item in items:
+                self.sums["server"][kind].add(item)
+            if _sorted(items) != _sorted(expected.get(kind, [])):
+                self.different.append(f"{name}: {kind} differ")
+        for kind, number in (("runs", "runs"), ("metrics", "metric points"), ("artifacts", "artifacts")):
+            if kind in found:
+                self.progress.add(number, len(found[kind]))
+
+    def _experiment(self, experiment: Experiment) -> None:
+        goal = self.importer.goal(experiment)
+        name = f"experiment {goal.new} ({goal.name})"
+        try:
+            rows = self.importer.fitter.own(experiment.path, experiment.rows(), goal)
+        except BadError:
+            return
+        own = self._named("experiments", rows)[0]
+        tags = {row["key"]: row["value"] for row in self._named("experiment_tags", rows)}
+
+        def ask() -> Items:
+            found = self.client.get_experiment(str(goal.new))
+            given = {key: found.tags.get(key) for key in tags}
+            if goal.merged:
+                # Of what the server had before, its own stays.
+                given = tags
+            stage = own["lifecycle_stage"] if goal.merged else found.lifecycle_stage
+            return {"experiments": [[found.experiment_id, found.name, stage, found.artifact_location, given]]}
+
+        stage = own["lifecycle_stage"]
+        expected = {"experiments": [[str(goal.new), goal.name, stage, goal.location, tags]]}
+        self._compare(*self._asked((name, expected, ask)))
+
+    def _named(self, table: str, rows: Iterable[tuple[str, list[Any]]]) -> list[dict[str, Any]]:
+        names = list(self.importer.schema.tables[table])
+        return [dict(zip(names, values, strict=True)) for each, values in rows if each == table]
+
+    def _part(self, experiment: Experiment, part: Part) -> Iterator[tuple[str, Items, Callable[[], Items]]]:
+        """Return what is to be asked about a part, and what the answers have to be."""
+        goal = self.importer.goal(experiment)
+        try:
+            rows = self.importer.fitter.part(part, goal)
+        except BadError:
+            return
+        yield from {"run": self._run, "model": self._model, "trace": self._trace}[part.kind](part, rows)
+        found = self.importer.found(part)
+        if found and found.files:
+            yield from self._artifacts(part.path, self.importer.fitter.location(part, goal), found)
+
+    def _run(
+        self, part: Part, rows: list[tuple[str, list[Any]]]
+    ) -> Iterator[tuple[str, Items, Callable[[], Items]]]:
+        run = self._named("runs", rows)[0]
+        key = part.key
+        points: dict[str, list[Point]] = {}
+        latest = []
+        # Keys come one after the other: one is held at a time.
+        for name, group in itertools.groupby(part.points(), key=lambda point: point[0]):
+            points = {name: sorted(set(group), key=lambda point: (point[3], point[2], point[1], point[4]))}
+            latest.append([key, *_plain(points[name][-1])])
+            yield f"run {key}, metric {name}", {"metrics": [[key, *_plain(each)] for each in points[name]]}, self._history(key, name)
+        expected = {
+            "runs": [
+                [key, run["name"], run["status"], run["start_time"], run["end_time"], run["lifecycle_stage"]]
+                + [run["artifact_uri"], str(run["experiment_id"])]
+            ],
+            "params": [[key, row["key"], row["value"]] for row in self._named("params", rows)],
+            "tags": [[key, row["key"], row["value"]] for row in self._named("tags", rows)],
+            "latest_metrics": latest,
+            "inputs": sorted(self._edges(key, rows)),
+        }
+        yield f"run {key}", expected, lambda: self._ask_run(key, {row["key"] for row in self._named("tags", rows)})
+
+    def _edges(self, key: str, rows: list[tuple[str, list[Any]]]) -> Iterator[list[Any]]:
+        tags: dict[str, dict[str, str]] = {}
+        for row in self._named("input_tags", rows):
+            tags.setdefault(row["input_uuid"], {})[row["name"]] = row["value"]
+        for row in self._named("inputs", rows):
+            if row["source_type"] == "DATASET":
+                yield [key, "dataset", "", 0, tags.get(row["input_uuid"], {})]
+            elif row["source_type"] in {"RUN_INPUT", "RUN_OUTPUT"}:
+                kind = "model" if row["source_type"] == "RUN_INPUT" else "output"
+                yield [key, kind, row["destination_id"], row["step"] if kind == "output" else 0, {}]
+
+    def _ask_run(self, key: str, tags: set[str]) -> Items:
+        found = self.client.get_run(key)
+        info = found.info
+        edges: list[list[Any]] = [
+            [key, "dataset", "", 0, {tag.key: tag.value for tag in each.tags}] for each in found.inputs.dataset_inputs
+        ]
+        edges += [[key, "model", each.model_id, 0, {}] for each in found.inputs.model_inputs or []]
+        edges += [[key, "output", each.model_id, each.step, {}] for each in found.outputs.model_outputs or []]
+        return {
+            "runs": [
+                [key, info.run_name, info.status, info.start_time, info.end_time, info.lifecycle_stage]
+                + [info.artifact_uri, info.experiment_id]
+            ],
+            "params": [[key, name, value] for name, value in found.data.params.items()],
+            "tags": [[key, name, value] for name, value in found.data.tags.items()],
+            "latest_metrics": [[key, *_told(metric)] for metric in found.data._metric_objs],
+            "inputs": sorted(edges),
+        }
+
+    def _history(self, key: str, name: str) -> Callable[[], Items]:
+        def ask() -> Items:
+            return {"metrics": [[key, *_told(metric)] for metric in self.client.get_metric_history(key, name)]}
+
+        return ask
+
+    def _model(
+        self, part: Part, rows: list[tuple[str, list[Any]]]
+    ) -> Iterator[tuple[str, Items, Callable[[], Items]]]:
+        key = part.key
+        own = self._named("logged_models", rows)[0]
+        if own["lifecycle_stage"] == "deleted":
+            # The API tells nothing of one that is deleted.
+            self.hidden["models"] += 1
+            return
+        params = {row["param_key"]: row["param_value"] for row in self._named("logged_model_params", rows)}
+        tags = {row["tag_key"]: row["tag_value"] for row in self._named("logged_model_tags", rows)}
+        names = ("metric_name", "metric_value", "metric_timestamp_ms", "metric_step", "run_id")
+        metrics = sorted({tuple(map(str, (row[each] for each in names))) for row in self._named("logged_model_metrics", rows)})
+        expected = [key, own["name"], own["artifact_location"], own["model_type"], own["source_run_id"], params, tags]
+
+        def ask() -> Items:
+            found = self.client.get_logged_model(key)
+            given = {
+                tuple(map(str, (each.key, each.value, each.timestamp, each.step, each.run_id)))
+                for each in found.metrics or []
+            }
+            head = [found.model_id, found.name, found.artifact_location, found.model_type or None]
+            head += [found.source_run_id or None, dict(found.params), {each: found.tags.get(each) for each in tags}]
+            # The API gives the latest of each metric.
+            return {"models": [[*head, given <= set(metrics) and bool(given) == bool(metrics)]]}
+
+        yield f"model {key}", {"models": [[*expected, True]]}, ask
+
+    def _trace(
+        self, part: Part, rows: list[tuple[str, list[Any]]]
+    ) -> Iterator[tuple[str, Items, Callable[[], Items]]]:
+        key = part.key
+        own = self._named("trace_info", rows)[0]
+        tags = {row["key"]: row["value"] for row in self._named("trace_tags", rows)}
+        metadata = {row["key"]: row["value"] for row in self._named("trace_request_metadata", rows)}
+        assessments = [
+            [row["assessment_id"], row["name"], json.loads(row["value"]), row["rationale"], row["valid"]]
+            for row in self._named("assessments", rows)
+        ]
+        spans = sorted(row["span_id"] for row in self._named("spans", rows))
+
+        def ask() -> Items:
+            info = self.client._tracing_client.get_trace_info(key)
+            head = [info.trace_id, info.experiment_id, info.request_time, info.execution_duration, info.state.value]
+            head += [{each: info.tags.get(each) for each in tags}, {each: info.trace_metadata.get(each) for each in metadata}]
+            given = [
+                [each.assessment_id, each.name, _value(each), each.rationale, each.valid is not False]
+                for each in info.assessments
+            ]
+            stored = []
+            if spans:
+                trace = self.client.get_trace(key, display=False)
+                stored = [[key, each] for each in sorted(span.span_id for span in trace.data.spans)]
+            return {"traces": [head], "assessments": given, "spans": stored}
+
+        expected = [key, str(own["experiment_id"]), own["timestamp_ms"], own["execution_time_ms"], own["status"]]
+        yield (
+            f"trace {key}",
+            {"traces": [[*expected, tags, metadata]], "assessments": assessments, "spans": [[key, each] for each in spans]},
+            ask,
+        )
+
+    def _artifacts(
+        self, path: str, location: str, found: Found
+    ) -> Iterator[tuple[str, Items, Callable[[], Items]]]:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        repository = get_artifact_repository(location)
+
+        def asked(name: str) -> Callable[[], Items]:
+            def ask() -> Items:
+                with tempfile.TemporaryDirectory() as directory:
+                    local = Path(directory, "artifact")
+                    try:
+                        repository._download_file(name, str(local))
+                    except Exception as error:
+                        raise OSError(f"{name} cannot be had: {error}") from error
+                    return {"artifacts": [[location, name, sha256_of(local)]]}
+
+            return ask
+
+        for name, local, _ in found.files:
+            try:
+                expected = {"artifacts": [[location, name, sha256_of(local)]]}
+            except OSError as error:
+                raise ImportFailure(f"The artifact {local} cannot be read: {error.strerror}.") from error
+            yield f"artifact {path}/artifacts/{name}", expected, asked(name)
+
+    def _registered(self, pool: ThreadPoolExecutor, part: Part) -> None:
+        name, merged = self.importer.survey.models[part.key]
+        try:
+            rows, copies = self.importer.registered_rows(part)
+        except BadError:
+            return
+        own = self._named("registered_models", rows)[0]
+        tags = {row["key"]: row["value"] for row in self._named("registered_model_tags", rows)}
+        aliases = {row["alias"]: row["version"] for row in self._named("registered_model_aliases", rows)}
+
+        def ask() -> Items:
+            found = self.client.get_registered_model(name)
+            mine = dict(found.aliases)
+            given = {each: int(mine[each]) for each in aliases if each in mine}
+            if merged:
+                return {"registered_models": [[name, own["description"], tags]], "aliases": _pairs(name, aliases)}
+            told = {each: found.tags.get(each) for each in tags}
+            return {
+                "registered_models": [[found.name, found.description or None, told]],
+                "aliases": _pairs(name, given),
+            }
+
+        expected: Items = {
+            "registered_models": [[name, own["description"] or None, tags]],
+            "aliases": _pairs(name, aliases),
+        }
+        self._compare(*self._asked((f"registered model {name}", expected, ask)))
+        for version in self._named("model_versions", rows):
+            self._version(name, version, rows)
+        self._each(pool, self._artifacts, ((part.path, location, found) for location, found in copies))
+
+    def _version(
+        self, name: str, own: dict[str, Any], rows: list[tuple[str, list[Any]]]
+    ) -> None:
+        number = own["version"]
+        tags = {
+            row["key"]: row["value"] for row in self._named("model_version_tags", rows) if row["version"] == number
+        }
+
+        def ask() -> Items:
+            found = self.client.get_model_version(name, str(number))
+            head = [name, int(found.version), found.source, found.run_id or None, found.status, found.current_stage]
+            given = {each: found.tags.get(each) for each in tags}
+            return {"versions": [[*head, found.description or None, given]]}
+
+        expected = [name, number, own["source"], own["run_id"] or None, own["status"], own["current_stage"]]
+        expected += [own["description"] or None, tags]
+        self._compare(*self._asked((f"version {number} of {name}", {"versions": [expected]}, ask)))
+
+
+def _pairs(name: str, aliases: dict[str, int]) -> list[Any]:
+    return [[name, alias, version] for alias, version in sorted(aliases.items())]
+
+
+def _sorted(items: list[Any]) -> list[str]:
+    return sorted(json.dumps(item, sort_keys=True) for item in items)
+
+
+def _plain(point: Point) -> list[Any]:
+    """Return a point as the API gives it."""
+    key, value, timestamp, step, is_nan = point
+    return [key, "nan" if is_nan else repr(value), timestamp, step]
+
+
+def _told(metric: Any) -> list[Any]:
+    value = float(metric.value)
+    return [metric.key, "nan" if value != value else repr(value), metric.timestamp, metric.step]
+
+
+def _value(assessment: Any) -> Any:
+    return assessment.feedback.value if assessment.feedback is not None else assessment.expectation.value
+
+
+__all__ = ["LOCATION_TAG", "Proof", "contextlib"]

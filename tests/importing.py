@@ -1,0 +1,197 @@
+"""What tests of the import share: sources as MLflow makes them, a server to import into, and the program."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+
+from tests.project import PROJECT
+
+PROGRAM = PROJECT / "roles" / "import_runs" / "files" / "import_runs"
+MAKERS = PROJECT / "tests" / "files" / "import_runs"
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ALLOW_FILE_STORE": "true", "GIT_PYTHON_REFRESH": "quiet"}
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return the variables for a program, without what the tester has set for MLflow."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PG"))} | QUIET | more
+
+
+def make(kind: str, directory: Path, python: str = sys.executable) -> None:
+    """Make a source with MLflow's client.
+
+    Args:
+        kind: "tree" for a directory mlruns/, "file" for a file mlflow.db with artifacts.
+        directory: Where to.
+        python: With the MLflow that makes it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        [python, str(MAKERS / "make_source.py"), kind], cwd=directory, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@dataclass
+class Result:
+    """How a run of the program ended."""
+
+    status: int
+    report: dict[str, Any]
+    progress: str
+
+    @property
+    def error(self) -> str:
+        """Return what it says is wrong."""
+        return str(self.report.get("error", ""))
+
+
+class Site:
+    """The databases and the artifact store of a server.
+
+    Args:
+        socket: Directory of PostgreSQL's socket.
+        directory: For all files.
+    """
+
+    def __init__(self, socket: Path, directory: Path) -> None:
+        """Make the files; the databases are made by reset()."""
+        self.socket, self.directory = socket, directory
+        self.store, self.state = directory / "store", directory / "state"
+        self.service = directory / "pg_service.conf"
+        self.service.write_text(
+            "".join(f"[{name}]\nhost={socket}\nuser=mlflow\ndbname={name}\n" for name in ("mlflow", "mlflow_auth"))
+        )
+        self.options: list[str] = []
+
+    def sql(self, statement: str, *values: Any, database: str = "mlflow") -> list[tuple[Any, ...]]:
+        """Execute a statement and return its rows."""
+        with contextlib.closing(psycopg2.connect(host=str(self.socket), user="mlflow", dbname=database)) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement, values or None)
+                return list(cursor.fetchall()) if cursor.description else []
+
+    def make(self) -> None:
+        """Make both databases as MLflow does."""
+        for name in ("mlflow", "mlflow_auth"):
+            self.sql(f"CREATE DATABASE {name}", database="postgres")
+        variables = environment(PGSERVICEFILE=str(self.service))
+        uri = "postgresql+psycopg2:///?service="
+        for command in (
+            ["mlflow", "db", "upgrade", f"{uri}mlflow"],
+            ["mlflow.server.auth", "db", "upgrade", "--url", f"{uri}mlflow_auth"],
+        ):
+            subprocess.run([sys.executable, "-m", *command], env=variables, check=True, capture_output=True)
+        # What a server does at its first start.
+        self.sql(
+            "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage, creation_time, "
+            "last_update_time) VALUES (0, 'Default', 'mlflow-artifacts:/0', 'active', 1, 1)"
+        )
+        for name in ("mlflow", "mlflow_auth"):
+            self.sql(f"CREATE DATABASE {name}_empty TEMPLATE {name}", database="postgres")
+
+    def reset(self) -> None:
+        """Make the databases and the store as they were when they were made."""
+        for name in ("mlflow", "mlflow_auth"):
+            self.sql(f"DROP DATABASE {name} WITH (FORCE)", database="postgres")
+            self.sql(f"CREATE DATABASE {name} TEMPLATE {name}_empty", database="postgres")
+        for path in (self.store, self.state):
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(parents=True)
+
+    def dump(self) -> dict[str, list[str]]:
+        """Return the rows of all tables of the tracking database, and of permissions."""
+        found = {}
+        for database in ("mlflow", "mlflow_auth"):
+            tables = self.sql(
+                "SELECT schemaname || '.' || tablename FROM pg_tables "
+                "WHERE schemaname NOT IN ('pg_catalog', 'information_schema')",
+                database=database,
+            )
+            for (table,) in tables:
+                if table != "public.roles":
+                    rows = self.sql(f"SELECT t::text FROM {table} t", database=database)
+                    found[f"{database}:{table}"] = sorted(row for (row,) in rows)
+        return found
+
+    def files(self) -> dict[str, bytes]:
+        """Return the artifacts."""
+        return {str(path.relative_to(self.store)): path.read_bytes() for path in self.store.rglob("*") if path.is_file()}
+
+    def start(self, command: str, *options: str, source: Path | None = None) -> subprocess.Popen[str]:
+        """Start the program."""
+        given = ["--source", str(source)] if source else []
+        return subprocess.Popen(
+            [sys.executable, str(PROGRAM), command, "--state", str(self.state), *given]
+            + ["--artifact-destination", str(self.store), *self.options, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(PGSERVICEFILE=str(self.service)),
+        )
+
+    def run(self, command: str, *options: str, source: Path | None = None, well: bool | None = True) -> Result:
+        """Run the program.
+
+        Args:
+            command: What to do.
+            options: More arguments.
+            source: What to import.
+            well: How it has to end; None if that is what is asked.
+        """
+        process = self.start(command, *options, source=source)
+        output, errors = process.communicate()
+        assert "Traceback" not in errors, errors
+        assert output, errors
+        result = Result(process.returncode, json.loads(output.splitlines()[-1]), errors)
+        if well is not None:
+            assert (result.status == 0) == well, (result.report, errors)
+        return result
+
+
+@contextlib.contextmanager
+def served(site: Site) -> Iterator[str]:
+    """Run a server of MLflow's on a site; return its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    uri = "postgresql+psycopg2:///?service=mlflow"
+    log = site.directory / "server.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+            + ["--port", str(port), "--serve-artifacts", "--artifacts-destination", str(site.store), "--workers", "1"],
+            env=environment(PGSERVICEFILE=str(site.service), MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=5):  # noqa: S310
+                break
+            assert process.poll() is None, log.read_text()[-3000:]
+            time.sleep(0.1)
+        yield address
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait()
+
+
+__all__ = ["Callable", "Mapping"]
