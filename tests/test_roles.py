@@ -28,6 +28,7 @@ ORDER = ["validate", "install", "configure", "service", "verify"]
 FACTS = {
     "mlflow_server_disagreements",
     "mlflow_server_moving",
+    "mlflow_server_serving",
     "mlflow_server_store",
     "move_artifacts_unfinished",
     "nginx_proxy_certificate_status",

@@ -1,0 +1,125 @@
+"""Filters that put what an import told into words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+DOCUMENTATION = r"""
+name: import_runs
+short_description: What an import told, in words
+description:
+  - C(import_plan_lines) says what an import would bring and what stands in its way, C(import_done_lines) what it
+    brought, C(import_proof_lines) what was read back. C(import_known_lines) says what there is to undo,
+    C(import_removed_lines) what was undone, C(import_refusal) why something was not done.
+  - Each takes the JSON object that the program of the role import_runs ends with.
+options: {}
+"""
+
+# Of what may be many; the report has all.
+SHOWN = 50
+WIDTH = 10
+
+Told = dict[str, Any]
+
+
+def counts(numbers: dict[str, int], nothing: str = "nothing") -> str:
+    """Return numbers by kind in words, without those that are zero."""
+    said = [f"{number} {kind.replace('_', ' ')}" for kind, number in numbers.items() if number]
+    return ", ".join(said) or nothing
+
+
+def size(number: int) -> str:
+    """Return a number of bytes as people read it."""
+    amount = float(number)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def line(head: str, text: str) -> str:
+    """Return a line of a table of two columns."""
+    return f"{head:<{WIDTH}}{text}"
+
+
+def some(head: str, texts: Iterable[str]) -> list[str]:
+    """Return a line for each text, or for the first and one for the others."""
+    lines = [line(head, text) for text in texts]
+    if len(lines) <= SHOWN:
+        return lines
+    return [*lines[:SHOWN], line(head, f"and {len(lines) - SHOWN} more")]
+
+
+def import_refusal(told: Told) -> str:
+    """Return the sentence that says why it was not done, or would not be; nothing if all is well."""
+    return str(told.get("error") or told.get("refused") or "")
+
+
+def import_plan_lines(told: Told) -> list[str]:
+    """Say what an import would bring, and what stands in its way."""
+    already = told.get("already") or {}
+    return [
+        line("Import", told["import_id"]),
+        line("Source", counts(told["counts"])),
+        line("Artifacts", size(told["bytes"])),
+        *([line("There", counts(already))] if any(already.values()) else []),
+        *some("Renamed", (f"{old} becomes {new}" for old, new in (told.get("renamed") or {}).items())),
+        *some("Conflict", told.get("conflicts") or []),
+        *some("Grown", (f"{part} has changed since it was brought" for part in told.get("grown") or [])),
+        *some("Malformed", (f"{entry['path']}: {entry['reason']}" for entry in told.get("malformed") or [])),
+        *([line("Left out", counts(told["not_imported"]))] if any((told.get("not_imported") or {}).values()) else []),
+    ]
+
+
+def import_done_lines(told: Told) -> list[str]:
+    """Say what an import has brought, and what it left."""
+    return [
+        line("Brought", counts(told["imported"])),
+        *some("Set aside", (f"{entry['path']}: {entry['reason']}" for entry in told.get("malformed") or [])),
+        *some("Left", told.get("left") or []),
+    ]
+
+
+def import_proof_lines(told: Told) -> list[str]:
+    """Say for each kind how much is in the source and how much was read back."""
+    return [
+        *(
+            line(
+                "Proved" if kind["equal"] else "Differs",
+                f"{name.replace('_', ' ')}: {kind['source']} in the source, {kind['server']} on the server",
+            )
+            for name, kind in told["proof"].items()
+            if kind["source"] or kind["server"] or not kind["equal"]
+        ),
+        *some("Differs", told.get("different") or []),
+    ]
+
+
+def import_known_lines(told: Told) -> list[str]:
+    """Say what the server knows of an import."""
+    return [
+        line("Import", f"{told['import_id']}, of {told['begun']}, {told['state']}"),
+        line("Brought", counts(told.get("brought") or {})),
+    ]
+
+
+def import_removed_lines(told: Told) -> list[str]:
+    """Say what undoing an import has removed, and what it kept."""
+    return [line("Removed", counts(told["removed"])), *some("Kept", told.get("kept") or [])]
+
+
+class FilterModule:
+    """What Ansible loads."""
+
+    def filters(self) -> dict[str, Callable[..., object]]:
+        """Return the filters by name."""
+        return {
+            "import_done_lines": import_done_lines,
+            "import_known_lines": import_known_lines,
+            "import_plan_lines": import_plan_lines,
+            "import_proof_lines": import_proof_lines,
+            "import_refusal": import_refusal,
+            "import_removed_lines": import_removed_lines,
+        }
