@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,20 +124,32 @@ class Site:
             )
             for (table,) in tables:
                 if table != "public.roles":
-                    rows = self.sql(f"SELECT t::text FROM {table} t", database=database)
+                    rows = self.sql(f"SELECT t::text FROM {table} t", database=database)  # noqa: S608
                     found[f"{database}:{table}"] = sorted(row for (row,) in rows)
         return found
 
     def files(self) -> dict[str, bytes]:
         """Return the artifacts."""
-        return {str(path.relative_to(self.store)): path.read_bytes() for path in self.store.rglob("*") if path.is_file()}
+        return {
+            str(path.relative_to(self.store)): path.read_bytes() for path in self.store.rglob("*") if path.is_file()
+        }
 
     def start(self, command: str, *options: str, source: Path | None = None) -> subprocess.Popen[str]:
         """Start the program."""
         given = ["--source", str(source)] if source else []
+        where = ["--artifact-destination", str(self.store)]
         return subprocess.Popen(
-            [sys.executable, str(PROGRAM), command, "--state", str(self.state), *given]
-            + ["--artifact-destination", str(self.store), *self.options, *options],
+            [
+                sys.executable,
+                str(PROGRAM),
+                command,
+                "--state",
+                str(self.state),
+                *given,
+                *where,
+                *self.options,
+                *options,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -171,11 +183,11 @@ def served(site: Site) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     uri = "postgresql+psycopg2:///?service=mlflow"
+    options = ["--host=127.0.0.1", "--serve-artifacts", f"--artifacts-destination={site.store}", "--workers=1"]
     log = site.directory / "server.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-            + ["--port", str(port), "--serve-artifacts", "--artifacts-destination", str(site.store), "--workers", "1"],
+            [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--port", str(port), *options],
             env=environment(PGSERVICEFILE=str(site.service), MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
             stdout=output,
             stderr=output,
@@ -192,6 +204,3 @@ def served(site: Site) -> Iterator[str]:
     finally:
         os.killpg(process.pid, 15)
         process.wait()
-
-
-__all__ = ["Callable", "Mapping"]

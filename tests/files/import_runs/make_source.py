@@ -24,7 +24,12 @@ def fill_run(client: MlflowClient, run: str, number: int) -> None:
     points += [Metric("odd", value, now, 7) for value in (float("nan"), float("inf"), float("-inf"), 1e-300)]
     # Out of order, and twice the same.
     points += [Metric("back", 1.0, now, 5), Metric("back", 2.0, now, 3), Metric("back", 1.0, now, 5)]
-    params = [Param("lr", "0.1"), Param("long", "x" * 500), Param("quote", "a\\b\t'\"ü日本\nnext"), Param("n", str(number))]
+    params = [
+        Param("lr", "0.1"),
+        Param("long", "x" * 500),
+        Param("quote", "a\\b\t'\"ü日本\nnext"),
+        Param("n", str(number)),
+    ]
     tags = [RunTag("team", "ümläut"), RunTag("mlflow.note.content", "# Note\n\ttext"), RunTag("empty", "")]
     client.log_batch(run, points, params, tags)
     client.log_text(run, f"run {number}", "notes/with space.txt")
@@ -34,7 +39,9 @@ def fill_run(client: MlflowClient, run: str, number: int) -> None:
 
 def fill(client: MlflowClient, artifacts: str | None) -> None:
     """Fill a store."""
-    first = client.create_experiment("first", tags={"kind": "test"}, artifact_location=artifacts and f"{artifacts}/first")
+    first = client.create_experiment(
+        "first", tags={"kind": "test"}, artifact_location=artifacts and f"{artifacts}/first"
+    )
     trashed = client.create_experiment("trashed", artifact_location=artifacts and f"{artifacts}/trashed")
     runs = []
     for number, experiment in enumerate(["0", first, first, first, trashed]):
@@ -51,11 +58,15 @@ def fill(client: MlflowClient, artifacts: str | None) -> None:
         mlflow.log_input(dataset, context="training")
         mlflow.pyfunc.log_model("model", python_model=Model())
     client.create_registered_model("classifier", tags={"owner": "me"}, description="A model.")
-    source = f"{run.info.artifact_uri}/model" if VERSION < (3, 0) else mlflow.get_run(run.info.run_id).outputs.model_outputs
+    source = (
+        f"{run.info.artifact_uri}/model" if VERSION < (3, 0) else mlflow.get_run(run.info.run_id).outputs.model_outputs
+    )
     if isinstance(source, list):
         source = f"models:/{source[0].model_id}"
     for number in (1, 2, 3):
-        client.create_model_version("classifier", source, run.info.run_id, tags={"number": str(number)}, description="V")
+        client.create_model_version(
+            "classifier", source, run.info.run_id, tags={"number": str(number)}, description="V"
+        )
     client.delete_model_version("classifier", "2")
     client.set_registered_model_alias("classifier", "champion", "3")
     client.transition_model_version_stage("classifier", "1", "Staging")
@@ -91,7 +102,7 @@ def fill_3(client: MlflowClient, experiment: str) -> None:
 class Model(mlflow.pyfunc.PythonModel):
     """Does nothing."""
 
-    def predict(self, context, model_input, params=None):  # noqa: ANN001, ANN201
+    def predict(self, context, model_input, params=None):
         """Return what came."""
         return model_input
 

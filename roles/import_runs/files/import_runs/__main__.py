@@ -3,12 +3,13 @@
 usage: python import_runs plan|import|prove|undo|list --source PATH --state DIR [options]
 
 Run with the Python of a release, as the server's user, with PGSERVICEFILE set. Settings and credentials of the server's
-artifact store are read from server_gunicorn.conf.py and server_credentials_* in CREDENTIALS_DIRECTORY, if they are there.
+artifact store are read from server_gunicorn.conf.py and server_credentials_* in CREDENTIALS_DIRECTORY, if those are
+there; they also say where it is, if the arguments do not.
 
     plan     says what an import would bring, and what is in its way; changes nothing
     import   brings it; one that was cut off is gone on with by the same command
     prove    compares the source with what the server's API gives
-    undo     removes what one import has brought
+    undo     removes what one import has brought; `plan --import-id ID` says what that would be
     list     shows the imports that the server knows
 
 Progress goes to standard error. The last line of standard output is a JSON object, lists in it are cut to 100 entries;
@@ -35,9 +36,11 @@ from typing import Any
 
 from artifacts import Destination
 from dbfile import DatabaseFile, migrated
-from importer import COUNTS, Importer, Options
+from fitting import COUNTS
+from importer import Importer
 from journal import Journal
 from parts import ImportFailure, Source
+from planning import Options
 from said import say
 from target import connect, told_of
 from tree import Tree
@@ -56,20 +59,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--on-conflict", choices=["fail", "merge", "rename"], default="fail")
     parser.add_argument("--malformed", choices=["stop", "set-aside"], default="stop")
     parser.add_argument("--owner", default="", help="user who may manage what is imported")
-    parser.add_argument("--artifact-root", default="mlflow-artifacts:/", help="what the server's locations begin with")
+    parser.add_argument("--artifact-root", default="", help="what the server's locations begin with")
     parser.add_argument("--artifact-destination", default="", help="directory or URI of the server's artifact store")
     parser.add_argument("--api", default="", help="address of the server, to prove by")
     parser.add_argument("--user", default="", help="user to log in as")
-    parser.add_argument("--password-file", type=Path, help="file with the password; otherwise the credential `password`")
+    parser.add_argument(
+        "--password-file", type=Path, help="file with the password; otherwise the credential `password`"
+    )
     parser.add_argument("--import-id", default="", help="of the import to undo")
     parser.add_argument("--threads", type=int, default=4, help="artifacts copied, or requests made, at once")
     given = parser.parse_args()
-    if given.command in {"plan", "import", "prove"} and not given.source:
+    if given.command in {"import", "prove"} and not given.source:
         parser.error("--source is needed.")
-    if given.command == "undo" and not (given.import_id or given.source):
-        parser.error("--import-id is needed.")
-    if given.command != "list" and not given.artifact_destination:
-        parser.error("--artifact-destination is needed.")
+    if given.command in {"plan", "undo"} and not (given.import_id or given.source):
+        parser.error("--source or --import-id is needed.")
     if given.command == "prove" and not given.api:
         parser.error("--api is needed.")
     if not 1 <= given.threads <= 64:
@@ -159,81 +162,119 @@ def listed() -> dict[str, Any]:
     return {"imports": json.loads(json.dumps(imports, default=str))}
 
 
-def undone(given: argparse.Namespace) -> tuple[dict[str, Any], bool]:
-    """Undo an import."""
-    identity = given.import_id or identity_of(given.source)
+def destination_of(given: argparse.Namespace, former: dict[str, Any]) -> Destination:
+    """Return the server's store of artifacts: as the arguments say, or its settings, or as it was before.
+
+    Raises:
+        ImportFailure: Nothing says it.
+    """
+    root = given.artifact_root or os.environ.get("_MLFLOW_SERVER_ARTIFACT_ROOT") or former.get("artifact_root")
+    uri = given.artifact_destination or os.environ.get("_MLFLOW_SERVER_ARTIFACT_DESTINATION")
+    uri = uri or former.get("artifact_destination")
+    if not uri:
+        raise ImportFailure("Neither --artifact-destination nor the server's settings say where artifacts are.")
+    return Destination(root or "mlflow-artifacts:/", uri, given.threads)
+
+
+def undone(given: argparse.Namespace) -> dict[str, Any]:
+    """Undo an import, or say what that would remove."""
     connection = connect("mlflow")
-    journal = Journal(connection, identity)
+    journal = Journal(connection, given.import_id or identity_of(given.source))
+    work = Undo(connection, journal, destination_of(given, journal.options()))
+    if given.command == "plan":
+        return {"import_id": journal.identity, "counts": work.plan()}
     journal.lock()
-    work = Undo(connection, journal, Destination(given.artifact_root, given.artifact_destination, given.threads))
     work.run()
-    return {"import_id": identity, "removed": work.removed, "kept": work.kept, "complete": True}, True
+    for name in ("source.db", "source.json"):
+        (given.state / journal.identity / name).unlink(missing_ok=True)
+    return {"import_id": journal.identity, "removed": work.removed, "kept": work.kept, "complete": True}
 
 
-def run(given: argparse.Namespace) -> tuple[dict[str, Any], bool]:
-    """Do what was asked for.
+def planned(given: argparse.Namespace) -> tuple[Importer, dict[str, Any]]:
+    """Look at the source and the server.
 
     Returns:
-        The report, and whether all is well.
+        The import, and a report of it that has an error if it cannot be.
     """
-    if given.command == "list":
-        return listed(), True
-    settings()
-    if given.command == "undo":
-        return undone(given)
     identity = identity_of(given.source)
-    destination = Destination(given.artifact_root, given.artifact_destination, given.threads)
     source = open_source(given, identity)
-    suffixes = (f"(imported {datetime.now(UTC):%Y-%m-%d})", f"imported-{identity}")
-    options = Options(given.on_conflict, given.malformed == "set-aside", given.owner, identity, suffixes)
-    importer = Importer(source, source.places, destination, options)
-    report: dict[str, Any] = {"import_id": identity}
+    options = Options(given.on_conflict, given.malformed == "set-aside", given.owner, datetime.now(UTC))
+    importer = Importer(source, destination_of(given, {}), options, identity)
     if given.command == "import":
         importer.journal.lock()
-        if importer.journal.state() == "undoing":
-            raise ImportFailure(f"The import {identity} is being undone; undo it to the end before it is started again.")
+    if importer.journal.state() == "undoing":
+        identity = importer.journal.identity
+        raise ImportFailure(f"The import {identity} is being undone; undo it to the end before it is started again.")
     survey = importer.look()
     bad = [each.told() for each in importer.bad.values()]
-    report |= {
+    report = {
+        "import_id": importer.journal.identity,
         "counts": {name: survey.counts[name] for name in COUNTS},
         "bytes": survey.bytes,
         "conflicts": survey.conflicts,
         "malformed": bad,
-        "set_aside": len(bad),
+        "set_aside": len(bad) if options.set_aside else 0,
         "experiment_ids": {key: goal.new for key, goal in survey.goals.items()},
         "renamed": survey.renamed,
         "already": dict(survey.already),
         "grown": survey.grown,
         "not_imported": source.left(),
     }
-    refusal = ""
     if survey.conflicts:
-        refusal = f"{len(survey.conflicts)} things are in conflict: {survey.conflicts[0]}"
+        report["error"] = f"{len(survey.conflicts)} in conflict with the server: {survey.conflicts[0]}"
     elif bad and not options.set_aside:
-        refusal = f"{len(bad)} entries are malformed: {bad[0]['path']}: {bad[0]['reason']}."
-    report["refused"] = refusal
-    if given.command == "plan":
-        return report, True
-    if given.command == "import":
-        if refusal:
-            return report | {"error": refusal}, False
-        with told_of("mlflow"):
-            stored = {name: getattr(given, name) for name in ("on_conflict", "malformed", "owner", "artifact_root")}
-            importer.journal.begin(str(given.source.resolve()), stored)
-            importer.connection.commit()
-        importer.run()
-        report |= {"imported": {name: importer.imported[name] for name in COUNTS}, "left": importer.left}
-        return report | {"complete": True}, True
+        report["error"] = f"{len(bad)} malformed in the source, such as {bad[0]['path']}: {bad[0]['reason']}."
+    return importer, report
+
+
+def imported(given: argparse.Namespace, importer: Importer, report: dict[str, Any]) -> dict[str, Any]:
+    """Import what was planned."""
+    options = {name: getattr(given, name) for name in ("on_conflict", "malformed", "owner")}
+    options |= {"artifact_root": importer.destination.root, "artifact_destination": importer.destination.uri}
+    with told_of("mlflow"):
+        importer.journal.begin(str(given.source.resolve()), options)
+        importer.connection.commit()
+    importer.run()
+    bad = [each.told() for each in importer.bad.values()]
+    return report | {
+        "experiment_ids": {key: goal.new for key, goal in importer.survey.goals.items()},
+        "imported": {name: importer.imported[name] for name in COUNTS},
+        # Points that a file of metrics has twice: the server has one of them.
+        "repeated": importer.imported["repeated"],
+        "left": importer.left,
+        "malformed": bad,
+        "set_aside": len(bad),
+        "complete": True,
+    }
+
+
+def proved(given: argparse.Namespace, importer: Importer, report: dict[str, Any]) -> dict[str, Any]:
+    """Compare the source with the server's API."""
     from proof import Proof
 
     log_in(given)
     proof = Proof(importer, given.api, given.threads)
     report["proof"] = proof.run()
-    report |= {"different": proof.different, "hidden": dict(proof.hidden)}
+    report |= {"different": proof.different, "deleted": dict(proof.hidden)}
     report["complete"] = not proof.different and all(each["equal"] for each in report["proof"].values())
     if not report["complete"]:
-        report["error"] = f"{len(proof.different)} things differ; such as {(proof.different or ['a checksum'])[0]}."
-    return report, bool(report["complete"])
+        example = (proof.different or ["a checksum"])[0].rstrip(".")
+        report["error"] = f"Not all of it is on the server: {len(proof.different)} differ, such as {example}."
+    return report
+
+
+def run(given: argparse.Namespace) -> dict[str, Any]:
+    """Do what was asked for. Returns the report, with an error if not all is well."""
+    if given.command == "list":
+        return listed()
+    settings()
+    if given.command == "undo" or not given.source:
+        return undone(given)
+    importer, report = planned(given)
+    # A conflict keeps an import from being, and not what it has brought from being compared.
+    if given.command == "plan" or ("error" in report and given.command == "import"):
+        return report
+    return (imported if given.command == "import" else proved)(given, importer, report)
 
 
 def peak_memory() -> int:
@@ -264,13 +305,11 @@ def main() -> int:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     begun = time.monotonic()
     report: dict[str, Any] = {"command": given.command}
-    status = 1
     try:
-        found, well = run(given)
-        report |= found
-        status = 0 if well else 1
+        report |= run(given)
     except ImportFailure as error:
         report["error"] = str(error)
+    status = 1 if "error" in report else 0
     report.setdefault("complete", status == 0 and given.command != "plan")
     report |= {"seconds": round(time.monotonic() - begun, 1), "peak_memory_mb": peak_memory()}
     if identity := report.get("import_id"):

@@ -1,4 +1,4 @@
-"""Reads a SQLite file of MLflow 2.9 or newer: a copy of it, which MLflow's own migration brings to this release's schema."""
+"""Reads a SQLite file of MLflow 2.9 or newer: a copy of it, which MLflow itself migrates to this release's schema."""
 
 from __future__ import annotations
 
@@ -34,9 +34,13 @@ OF_TRACE = {
     "assessments": "trace_id = :key",
     "entity_associations": "source_type = 'trace' AND source_id = :key AND destination_type = 'run'",
 }
-OF_REGISTERED = (
-    "registered_models registered_model_tags model_versions model_version_tags registered_model_aliases".split()
-)
+OF_REGISTERED = [
+    "registered_models",
+    "registered_model_tags",
+    "model_versions",
+    "model_version_tags",
+    "registered_model_aliases",
+]
 # Rows whose parent is not there are no part's.
 ORPHANS = {
     "params": ("run_uuid", "runs", "run_uuid"),
@@ -94,7 +98,8 @@ def _migrate(file: Path, copy: Path) -> None:
     from mlflow.store.db.utils import _upgrade_db
 
     engine = sqlalchemy.create_engine(f"sqlite:///{copy}")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         _upgrade_db(engine)
     except Exception as error:

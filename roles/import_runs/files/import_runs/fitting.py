@@ -12,6 +12,25 @@ from places import Moves, below
 from target import Schema
 from tree import models_of
 
+# What is counted, and what a table's rows are counted as.
+COUNTS = (
+    *("experiments", "runs", "params", "tags", "metrics", "datasets", "inputs", "models", "traces", "assessments"),
+    *("registered_models", "versions", "aliases", "artifacts"),
+)
+COUNTED = {
+    "experiments": "experiments",
+    "runs": "runs",
+    "params": "params",
+    "tags": "tags",
+    "datasets": "datasets",
+    "inputs": "inputs",
+    "logged_models": "models",
+    "trace_info": "traces",
+    "assessments": "assessments",
+    "registered_models": "registered_models",
+    "model_versions": "versions",
+    "registered_model_aliases": "aliases",
+}
 # Without its first row, a part is none.
 HEADS = {"runs", "logged_models", "trace_info", "registered_models", "experiments"}
 # What identifies a row among those of its table and part, and names it in a report.
@@ -49,6 +68,10 @@ PARENTS = {
 LOCATION_TAG, HISTORY_TAG = "mlflow.artifactLocation", "mlflow.log-model.history"
 
 
+# A row that its table takes: the table, and the values of its columns.
+Fitted = tuple[str, list[Any]]
+
+
 @dataclass
 class Goal:
     """Where an experiment goes."""
@@ -83,16 +106,18 @@ class Fitter:
         between = {"run": (part.key,), "model": ("models", part.key), "trace": ("traces", part.key)}[part.kind]
         return below(goal.location, *between, "artifacts")
 
-    def part(self, part: Part, goal: Goal) -> list[tuple[str, list[Any]]]:
+    def part(self, part: Part, goal: Goal) -> list[Fitted]:
         """Return the rows of a part of an experiment.
 
         Raises:
             BadError: It cannot come at all.
         """
         location = self.location(part, goal)
-        return list(self._fitted(part.path, ((table, self._moved(table, row, goal, location)) for table, row in part.rows())))
+        return list(
+            self._fitted(part.path, ((table, self._moved(table, row, goal, location)) for table, row in part.rows()))
+        )
 
-    def own(self, path: str, rows: Iterable[tuple[str, Row]], goal: Goal) -> list[tuple[str, list[Any]]]:
+    def own(self, path: str, rows: Iterable[tuple[str, Row]], goal: Goal) -> list[Fitted]:
         """Return the rows of an experiment itself.
 
         Raises:
@@ -100,9 +125,7 @@ class Fitter:
         """
         return list(self._fitted(path, ((table, self._moved(table, row, goal, goal.location)) for table, row in rows)))
 
-    def registered(
-        self, part: Part, change: Callable[[str, Row], Row | None]
-    ) -> list[tuple[str, list[Any]]]:
+    def registered(self, part: Part, change: Callable[[str, Row], Row | None]) -> list[Fitted]:
         """Return the rows of a registered model.
 
         Args:
@@ -115,12 +138,12 @@ class Fitter:
         changed = ((table, change(table, row)) for table, row in part.rows())
         return list(self._fitted(part.path, ((table, row) for table, row in changed if row is not None)))
 
-    def _fitted(self, path: str, rows: Iterable[tuple[str, Row]]) -> Iterator[tuple[str, list[Any]]]:
+    def _fitted(self, path: str, rows: Iterable[tuple[str, Row]]) -> Iterator[Fitted]:
         seen: set[tuple[Any, ...]] = set()
         # Datasets are the experiment's, and inputs that name them its runs'.
         self.refused = {"datasets": self.refused.get("datasets", set())}
         for table, row in rows:
-            parent, theirs, own = PARENTS.get(table, ("", "", ""))
+            parent, _, own = PARENTS.get(table, ("", "", ""))
             if parent and row.get(own) in self.refused.get(parent, set()):
                 continue
             key = tuple(row.get(name) for name in KEYS.get(table, ()))
@@ -133,8 +156,8 @@ class Fitter:
             except BadError as error:
                 if table in HEADS:
                     raise
-                for child, (of, column, _) in PARENTS.items():
-                    if of == table and child:
+                for of, column, _ in PARENTS.values():
+                    if of == table:
                         self.refused.setdefault(table, set()).add(row.get(column))
                 name = "/".join(str(each) for each in key)
                 self.note(Bad(f"{path}/{table}/{name}".replace("\0", "\\0"), str(error), "entry"))

@@ -57,7 +57,9 @@ class Journal:
         with self.connection.cursor() as cursor:
             cursor.execute("SELECT pg_try_advisory_lock(%s)", (LOCK_KEY,))
             if not cursor.fetchone()[0]:
-                raise ImportFailure("Another import into this server, or its undoing, is at work; wait until it is done.")
+                raise ImportFailure(
+                    "Another import into this server, or its undoing, is at work; wait until it is done."
+                )
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query of the journal; none if there is no journal."""
@@ -71,6 +73,21 @@ class Journal:
         """Return "", "importing", "complete" or "undoing"."""
         found = self.rows("SELECT state FROM import_runs.imports WHERE id = %s", self.identity)
         return str(found[0][0]) if found else ""
+
+    def adopt(self, runs: Iterable[str]) -> None:
+        """Go on with the import that has brought most of some runs: their source may be elsewhere now."""
+        found = self.rows(
+            "SELECT import, count(*) FROM import_runs.brought WHERE kind = 'run' AND key = ANY(%s) "
+            "GROUP BY import ORDER BY 2 DESC LIMIT 1",
+            list(runs),
+        )
+        if found:
+            self.identity = str(found[0][0])
+
+    def options(self) -> dict[str, Any]:
+        """Return how the import was last started."""
+        found = self.rows("SELECT options FROM import_runs.imports WHERE id = %s", self.identity)
+        return dict(found[0][0]) if found else {}
 
     def begin(self, source: str, options: dict[str, Any]) -> None:
         """Make the journal, or go on with it."""
@@ -102,14 +119,17 @@ class Journal:
         with self.connection.cursor() as cursor:
             cursor.execute(
                 "INSERT INTO import_runs.experiments VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (import, old) "
-                "DO UPDATE SET new = excluded.new, name = excluded.name, location = excluded.location",
+                "DO UPDATE SET new = excluded.new, name = excluded.name, location = excluded.location, "
+                "merged = excluded.merged",
                 (self.identity, old, new, name, location, merged),
             )
 
     def brought(self, kind: str) -> dict[str, Any]:
         """Return what has been brought of a kind, with what was noted of it."""
         return dict(
-            self.rows("SELECT key, detail FROM import_runs.brought WHERE import = %s AND kind = %s", self.identity, kind)
+            self.rows(
+                "SELECT key, detail FROM import_runs.brought WHERE import = %s AND kind = %s", self.identity, kind
+            )
         )
 
     def note(self, kind: str, entries: Iterable[tuple[str, Any]]) -> None:

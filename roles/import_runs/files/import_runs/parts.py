@@ -1,4 +1,4 @@
-"""What a source is made of, whichever kind it is: parts, which come whole or not at all, and what is wrong with them."""
+"""What a source of any kind is made of: parts, which come whole or not at all, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -76,6 +76,8 @@ class Source(Protocol):
 
     # Told of each malformed entry that is met.
     note: Callable[[Bad], None]
+    # Where its artifacts are.
+    places: Any
 
     def experiments(self) -> Iterator[Experiment]:
         """Return the experiments."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import json
@@ -14,14 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from artifacts import Found, sha256_of
-from fitting import LOCATION_TAG
-from importer import Importer
+from fitting import Fitted
 from parts import BadError, Experiment, ImportFailure, Part, Point
+from planning import Plan
+from registered import DELETED
 from said import Progress
 
 KINDS = (
-    "experiments runs params tags metrics latest_metrics inputs models traces assessments spans registered_models versions aliases artifacts"
-).split()
+    *(
+        "experiments",
+        "runs",
+        "params",
+        "tags",
+        "metrics",
+        "latest_metrics",
+        "inputs",
+        "models",
+        "traces",
+        "assessments",
+    ),
+    *("spans", "registered_models", "versions", "aliases", "artifacts"),
+)
 Items = dict[str, list[Any]]
 
 
@@ -47,37 +59,37 @@ class Proof:
     """One comparison.
 
     Args:
-        importer: The import, which has been looked at.
+        plan: The import, which has been looked at.
         api: Address of the server.
         threads: Requests at once.
     """
 
-    def __init__(self, importer: Importer, api: str, threads: int) -> None:
+    def __init__(self, plan: Plan, api: str, threads: int) -> None:
         """Prepare; nothing is asked of the server yet."""
         import mlflow
 
         mlflow.set_tracking_uri(api)
         mlflow.set_registry_uri(api)
         self.client = mlflow.MlflowClient(api, api)
-        self.importer, self.api, self.threads = importer, api, threads
+        self.plan, self.api, self.threads = plan, api, threads
         self.sums = {side: {kind: Sum() for kind in KINDS} for side in ("source", "server")}
         self.different: list[str] = []
         self.hidden: Counter[str] = Counter()
 
     def run(self) -> dict[str, Any]:
         """Compare all. Returns the sums by kind."""
-        importer = self.importer
-        importer.fitter.datasets = {}
-        counts = importer.survey.counts
+        plan = self.plan
+        plan.fitter.datasets = {}
+        counts = plan.survey.counts
         self.progress = Progress(
             "prove", {"runs": counts["runs"], "metric points": counts["metrics"], "artifacts": counts["artifacts"]}
         )
         with ThreadPoolExecutor(self.threads) as pool:
-            for experiment in importer.experiments():
+            for experiment in plan.experiments():
                 self._experiment(experiment)
-                self._each(pool, self._part, ((experiment, part) for part in importer.parts(experiment)))
-            for part in importer.source.registry():
-                if part.key in importer.survey.models:
+                self._each(pool, self._part, ((experiment, part) for part in plan.parts(experiment)))
+            for part in plan.source.registry():
+                if part.key in plan.survey.models:
                     self._registered(pool, part)
         self.progress.end()
         return {
@@ -125,10 +137,10 @@ class Proof:
                 self.progress.add(number, len(found[kind]))
 
     def _experiment(self, experiment: Experiment) -> None:
-        goal = self.importer.goal(experiment)
+        goal = self.plan.goal(experiment)
         name = f"experiment {goal.new} ({goal.name})"
         try:
-            rows = self.importer.fitter.own(experiment.path, experiment.rows(), goal)
+            rows = self.plan.fitter.own(experiment.path, experiment.rows(), goal)
         except BadError:
             return
         own = self._named("experiments", rows)[0]
@@ -147,25 +159,23 @@ class Proof:
         expected = {"experiments": [[str(goal.new), goal.name, stage, goal.location, tags]]}
         self._compare(*self._asked((name, expected, ask)))
 
-    def _named(self, table: str, rows: Iterable[tuple[str, list[Any]]]) -> list[dict[str, Any]]:
-        names = list(self.importer.schema.tables[table])
+    def _named(self, table: str, rows: Iterable[Fitted]) -> list[dict[str, Any]]:
+        names = list(self.plan.schema.tables[table])
         return [dict(zip(names, values, strict=True)) for each, values in rows if each == table]
 
     def _part(self, experiment: Experiment, part: Part) -> Iterator[tuple[str, Items, Callable[[], Items]]]:
         """Return what is to be asked about a part, and what the answers have to be."""
-        goal = self.importer.goal(experiment)
+        goal = self.plan.goal(experiment)
         try:
-            rows = self.importer.fitter.part(part, goal)
+            rows = self.plan.fitter.part(part, goal)
         except BadError:
             return
         yield from {"run": self._run, "model": self._model, "trace": self._trace}[part.kind](part, rows)
-        found = self.importer.found(part)
+        found = self.plan.found(part)
         if found and found.files:
-            yield from self._artifacts(part.path, self.importer.fitter.location(part, goal), found)
+            yield from self._artifacts(part.path, self.plan.fitter.location(part, goal), found)
 
-    def _run(
-        self, part: Part, rows: list[tuple[str, list[Any]]]
-    ) -> Iterator[tuple[str, Items, Callable[[], Items]]]:
+    def _run(self, part: Part, rows: list[Fitted]) -> Iterator[tuple[str, Items, Callable[[], Items]]]:
         run = self._named("runs", rows)[0]
         key = part.key
         points: dict[str, list[Point]] = {}
@@ -174,11 +184,15 @@ class Proof:
         for name, group in itertools.groupby(part.points(), key=lambda point: point[0]):
             points = {name: sorted(set(group), key=lambda point: (point[3], point[2], point[1], point[4]))}
             latest.append([key, *_plain(points[name][-1])])
-            yield f"run {key}, metric {name}", {"metrics": [[key, *_plain(each)] for each in points[name]]}, self._history(key, name)
+            yield (
+                f"run {key}, metric {name}",
+                {"metrics": [[key, *_plain(each)] for each in points[name]]},
+                self._history(key, name),
+            )
         expected = {
             "runs": [
-                [key, run["name"], run["status"], run["start_time"], run["end_time"], run["lifecycle_stage"]]
-                + [run["artifact_uri"], str(run["experiment_id"])]
+                [key, run["name"], run["status"], run["start_time"], run["end_time"], run["lifecycle_stage"]],
+                [key, run["artifact_uri"], str(run["experiment_id"])],
             ],
             "params": [[key, row["key"], row["value"]] for row in self._named("params", rows)],
             "tags": [[key, row["key"], row["value"]] for row in self._named("tags", rows)],
@@ -187,7 +201,7 @@ class Proof:
         }
         yield f"run {key}", expected, lambda: self._ask_run(key, {row["key"] for row in self._named("tags", rows)})
 
-    def _edges(self, key: str, rows: list[tuple[str, list[Any]]]) -> Iterator[list[Any]]:
+    def _edges(self, key: str, rows: list[Fitted]) -> Iterator[list[Any]]:
         tags: dict[str, dict[str, str]] = {}
         for row in self._named("input_tags", rows):
             tags.setdefault(row["input_uuid"], {})[row["name"]] = row["value"]
@@ -208,8 +222,8 @@ class Proof:
         edges += [[key, "output", each.model_id, each.step, {}] for each in found.outputs.model_outputs or []]
         return {
             "runs": [
-                [key, info.run_name, info.status, info.start_time, info.end_time, info.lifecycle_stage]
-                + [info.artifact_uri, info.experiment_id]
+                [key, info.run_name, info.status, info.start_time, info.end_time, info.lifecycle_stage],
+                [key, info.artifact_uri, info.experiment_id],
             ],
             "params": [[key, name, value] for name, value in found.data.params.items()],
             "tags": [[key, name, value] for name, value in found.data.tags.items()],
@@ -223,19 +237,19 @@ class Proof:
 
         return ask
 
-    def _model(
-        self, part: Part, rows: list[tuple[str, list[Any]]]
-    ) -> Iterator[tuple[str, Items, Callable[[], Items]]]:
+    def _model(self, part: Part, rows: list[Fitted]) -> Iterator[tuple[str, Items, Callable[[], Items]]]:
         key = part.key
         own = self._named("logged_models", rows)[0]
         if own["lifecycle_stage"] == "deleted":
             # The API tells nothing of one that is deleted.
-            self.hidden["models"] += 1
+            self._hidden("models", "logged_models", f"model {key}", model_id=key, lifecycle_stage="deleted")
             return
         params = {row["param_key"]: row["param_value"] for row in self._named("logged_model_params", rows)}
         tags = {row["tag_key"]: row["tag_value"] for row in self._named("logged_model_tags", rows)}
         names = ("metric_name", "metric_value", "metric_timestamp_ms", "metric_step", "run_id")
-        metrics = sorted({tuple(map(str, (row[each] for each in names))) for row in self._named("logged_model_metrics", rows)})
+        metrics = sorted(
+            {tuple(map(str, (row[each] for each in names))) for row in self._named("logged_model_metrics", rows)}
+        )
         expected = [key, own["name"], own["artifact_location"], own["model_type"], own["source_run_id"], params, tags]
 
         def ask() -> Items:
@@ -251,9 +265,17 @@ class Proof:
 
         yield f"model {key}", {"models": [[*expected, True]]}, ask
 
-    def _trace(
-        self, part: Part, rows: list[tuple[str, list[Any]]]
-    ) -> Iterator[tuple[str, Items, Callable[[], Items]]]:
+    def _hidden(self, kind: str, table: str, title: str, /, **key: Any) -> None:
+        """Look in the database for what is deleted, of which the API tells nothing."""
+        self.hidden[kind] += 1
+        condition = " AND ".join(f"{column} = %({column})s" for column in key)
+        with self.plan.connection.cursor() as cursor:
+            cursor.execute(f"SELECT count(*) FROM {table} WHERE {condition}", key)  # noqa: S608 - constants
+            if not cursor.fetchone()[0]:
+                self.different.append(f"{title}, which is deleted, is not in the database")
+        self.plan.connection.rollback()
+
+    def _trace(self, part: Part, rows: list[Fitted]) -> Iterator[tuple[str, Items, Callable[[], Items]]]:
         key = part.key
         own = self._named("trace_info", rows)[0]
         tags = {row["key"]: row["value"] for row in self._named("trace_tags", rows)}
@@ -267,7 +289,10 @@ class Proof:
         def ask() -> Items:
             info = self.client._tracing_client.get_trace_info(key)
             head = [info.trace_id, info.experiment_id, info.request_time, info.execution_duration, info.state.value]
-            head += [{each: info.tags.get(each) for each in tags}, {each: info.trace_metadata.get(each) for each in metadata}]
+            head += [
+                {each: info.tags.get(each) for each in tags},
+                {each: info.trace_metadata.get(each) for each in metadata},
+            ]
             given = [
                 [each.assessment_id, each.name, _value(each), each.rationale, each.valid is not False]
                 for each in info.assessments
@@ -281,13 +306,15 @@ class Proof:
         expected = [key, str(own["experiment_id"]), own["timestamp_ms"], own["execution_time_ms"], own["status"]]
         yield (
             f"trace {key}",
-            {"traces": [[*expected, tags, metadata]], "assessments": assessments, "spans": [[key, each] for each in spans]},
+            {
+                "traces": [[*expected, tags, metadata]],
+                "assessments": assessments,
+                "spans": [[key, each] for each in spans],
+            },
             ask,
         )
 
-    def _artifacts(
-        self, path: str, location: str, found: Found
-    ) -> Iterator[tuple[str, Items, Callable[[], Items]]]:
+    def _artifacts(self, path: str, location: str, found: Found) -> Iterator[tuple[str, Items, Callable[[], Items]]]:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         repository = get_artifact_repository(location)
@@ -312,9 +339,9 @@ class Proof:
             yield f"artifact {path}/artifacts/{name}", expected, asked(name)
 
     def _registered(self, pool: ThreadPoolExecutor, part: Part) -> None:
-        name, merged = self.importer.survey.models[part.key]
+        name, merged = self.plan.survey.models[part.key]
         try:
-            rows, copies = self.importer.registered_rows(part)
+            rows, copies = self.plan.registered_rows(part)
         except BadError:
             return
         own = self._named("registered_models", rows)[0]
@@ -322,12 +349,14 @@ class Proof:
         aliases = {row["alias"]: row["version"] for row in self._named("registered_model_aliases", rows)}
 
         def ask() -> Items:
-            found = self.client.get_registered_model(name)
+            # Not the client's own function, which hides prompts.
+            found = self.client._get_registry_client().get_registered_model(name)
             mine = dict(found.aliases)
             given = {each: int(mine[each]) for each in aliases if each in mine}
             if merged:
                 return {"registered_models": [[name, own["description"], tags]], "aliases": _pairs(name, aliases)}
-            told = {each: found.tags.get(each) for each in tags}
+            # Not its public tags, which hide what makes it a prompt.
+            told = {each: found._tags.get(each) for each in tags}
             return {
                 "registered_models": [[found.name, found.description or None, told]],
                 "aliases": _pairs(name, given),
@@ -342,18 +371,17 @@ class Proof:
             self._version(name, version, rows)
         self._each(pool, self._artifacts, ((part.path, location, found) for location, found in copies))
 
-    def _version(
-        self, name: str, own: dict[str, Any], rows: list[tuple[str, list[Any]]]
-    ) -> None:
+    def _version(self, name: str, own: dict[str, Any], rows: list[Fitted]) -> None:
         number = own["version"]
-        tags = {
-            row["key"]: row["value"] for row in self._named("model_version_tags", rows) if row["version"] == number
-        }
+        if own["current_stage"] == DELETED:
+            self._hidden("versions", "model_versions", f"version {number} of {name}", name=name, version=number)
+            return
+        tags = {row["key"]: row["value"] for row in self._named("model_version_tags", rows) if row["version"] == number}
 
         def ask() -> Items:
-            found = self.client.get_model_version(name, str(number))
+            found = self.client._get_registry_client().get_model_version(name, str(number))
             head = [name, int(found.version), found.source, found.run_id or None, found.status, found.current_stage]
-            given = {each: found.tags.get(each) for each in tags}
+            given = {each: found._tags.get(each) if hasattr(found, "_tags") else found.tags.get(each) for each in tags}
             return {"versions": [[*head, found.description or None, given]]}
 
         expected = [name, number, own["source"], own["run_id"] or None, own["status"], own["current_stage"]]
@@ -382,6 +410,3 @@ def _told(metric: Any) -> list[Any]:
 
 def _value(assessment: Any) -> Any:
     return assessment.feedback.value if assessment.feedback is not None else assessment.expectation.value
-
-
-__all__ = ["LOCATION_TAG", "Proof", "contextlib"]

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import sql
 
-from parts import LEAST, MOST, BadError, ImportFailure, Latest, Point, Row
+from parts import MOST, BadError, ImportFailure, Latest, Point, Row
 
 # Parents first: what is written at once is written in this order, and removed in the opposite one.
 TABLES = (
@@ -159,6 +159,25 @@ class Schema:
         return values
 
 
+def inserted(cursor: Any, table: str, row: Row, conflict: str = "") -> bool:
+    """Insert one row; say whether it was.
+
+    Args:
+        cursor: Of the transaction.
+        table: The table.
+        row: Its values by column.
+        conflict: What to do if there is one of its key.
+    """
+    statement = sql.SQL("INSERT INTO {} ({}) VALUES ({}) {}").format(
+        sql.Identifier(table),
+        sql.SQL(", ").join(map(sql.Identifier, row)),
+        sql.SQL(", ").join(sql.Placeholder() * len(row)),
+        sql.SQL(conflict),
+    )
+    cursor.execute(statement, list(row.values()))
+    return bool(cursor.rowcount)
+
+
 def encoded(values: Iterable[Any]) -> str:
     """Return a row as COPY reads it."""
     return "\t".join(_field(value) for value in values) + "\n"
@@ -227,9 +246,9 @@ class Writer:
                 self.cursor.execute("CREATE TEMPORARY TABLE import_points (LIKE metrics) ON COMMIT DROP")
                 self._staged = True
             self._copy("import_points", POINT_COLUMNS, self.again)
-            columns = sql.SQL(", ").join(map(sql.Identifier, POINT_COLUMNS))
+            names = sql.SQL(", ").join(map(sql.Identifier, POINT_COLUMNS))
             self.cursor.execute(
-                sql.SQL("INSERT INTO metrics ({0}) SELECT {0} FROM import_points ON CONFLICT DO NOTHING").format(columns)
+                sql.SQL("INSERT INTO metrics ({0}) SELECT {0} FROM import_points ON CONFLICT DO NOTHING").format(names)
             )
             self.repeated += len(self.again) - self.cursor.rowcount
             self.cursor.execute("TRUNCATE import_points")
@@ -265,6 +284,3 @@ def written_points(writer: Writer | None, run: str, points: Iterable[Point]) -> 
         if writer is not None:
             writer.point(run, point, rising)
     return count, list(latest.points.values())
-
-
-__all__ = ["LEAST", "TABLES", "Schema", "Writer", "connect", "encoded", "told_of", "written_points"]

@@ -37,7 +37,7 @@ def folders(directory: Path) -> list[Path]:
 
 
 def files(directory: Path) -> Iterator[tuple[str, Path]]:
-    """Return name and path of all files below a directory: a slash in the name of a param or metric makes directories."""
+    """Return name and path of all files below a directory: a slash in a name makes directories."""
     for parent, below, names in os.walk(directory):
         below.sort()
         for name in sorted(names):
@@ -199,7 +199,7 @@ class Tree:
             self._bad(directory / file, reason, kind)
 
     def _artifacts(self, directory: Path, location: str) -> str | None:
-        """Return where the artifacts are: in their place in the tree, or elsewhere if the location is of another form."""
+        """Return where the artifacts are: in their place in the tree, or elsewhere if it says so."""
         own = directory / "artifacts"
         if own.is_dir():
             return str(own)
@@ -527,7 +527,7 @@ class Tree:
         version = int(meta.get("version", 0))
         if path.name != f"version-{version}":
             raise BadError(f"it says that it is of version {meta.get('version')}")
-        names = "description user_id source storage_location run_id run_link status_message".split()
+        names = ["description", "user_id", "source", "storage_location", "run_id", "run_link", "status_message"]
         # What the file store keeps as null, and an empty text that means the same.
         row: Row = {each: meta.get(each) for each in names}
         return row | {

@@ -91,8 +91,7 @@ class Undo:
             ImportFailure: Something is in the way; what is done stays done, and another run goes on.
         """
         with told_of("mlflow"):
-            if not self.journal.state():
-                raise ImportFailure(f"The server knows no import {self.journal.identity}; `list` shows those it knows.")
+            self.plan()
             self.journal.set_state("undoing")
             self.connection.commit()
             self._revoke()
@@ -103,6 +102,17 @@ class Undo:
         with told_of("mlflow"):
             self.journal.forget()
             self.connection.commit()
+
+    def plan(self) -> dict[str, int]:
+        """Count what would be removed, by kind.
+
+        Raises:
+            ImportFailure: There is no such import.
+        """
+        if not self.journal.state():
+            raise ImportFailure(f"The server knows no import {self.journal.identity}; `list` shows those it knows.")
+        kinds = ("experiment", "run", "model", "trace", "registered_model", "version")
+        return {f"{kind}s": len(self.journal.brought(kind)) for kind in kinds}
 
     def _execute(self, statement: str, **values: Any) -> int:
         with self.connection.cursor() as cursor:
@@ -135,7 +145,8 @@ class Undo:
             ("registered_model_tags", "registered_model_tags", "key"),
         ):
             for key, (name, value) in self.journal.brought(kind).items():
-                self._execute(f"DELETE FROM {table} WHERE name = %(name)s AND {column} = %(value)s", name=name, value=value)  # noqa: S608
+                statement = f"DELETE FROM {table} WHERE name = %(name)s AND {column} = %(value)s"  # noqa: S608
+                self._execute(statement, name=name, value=value)
                 self._forgotten(kind, [key])
         for key, detail in self.journal.brought("version").items():
             for table in ("registered_model_aliases", "model_version_tags", "model_versions"):
@@ -152,7 +163,9 @@ class Undo:
                     cursor.execute("SELECT count(*) FROM model_versions WHERE name = %s", (detail["name"],))
                     others = cursor.fetchone()[0]
                 if others:
-                    self.kept.append(f"The registered model {detail['name']!r} stays: others gave it {others} versions.")
+                    self.kept.append(
+                        f"The registered model {detail['name']!r} stays: others gave it {others} versions."
+                    )
                 else:
                     for table in ("registered_model_aliases", "registered_model_tags", "registered_models"):
                         number = self._execute(f"DELETE FROM {table} WHERE name = %(name)s", name=detail["name"])  # noqa: S608
@@ -203,7 +216,9 @@ class Undo:
         for key, (experiment, name) in self.journal.brought("experiment_tag").items():
             if experiment not in mine:
                 self._execute(
-                    "DELETE FROM experiment_tags WHERE experiment_id = %(id)s AND key = %(key)s", id=experiment, key=name
+                    "DELETE FROM experiment_tags WHERE experiment_id = %(id)s AND key = %(key)s",
+                    id=experiment,
+                    key=name,
                 )
             self._forgotten("experiment_tag", [key])
         for key in brought:
@@ -213,7 +228,9 @@ class Undo:
                 self.kept.append(f"The experiment {new} ({name!r}) stays: others have {others} in it.")
             else:
                 self._execute("DELETE FROM experiment_tags WHERE experiment_id = %(id)s", id=new)
-                self._count("experiments", self._execute("DELETE FROM experiments WHERE experiment_id = %(id)s", id=new))
+                self._count(
+                    "experiments", self._execute("DELETE FROM experiments WHERE experiment_id = %(id)s", id=new)
+                )
             self._forgotten("experiment", [key])
         self.connection.commit()
 
@@ -222,7 +239,9 @@ class Undo:
         for table, column in references:
             with self.connection.cursor() as cursor:
                 cursor.execute(
-                    sql.SQL("SELECT count(*) FROM {} WHERE {} = %s").format(sql.Identifier(table), sql.Identifier(column)),
+                    sql.SQL("SELECT count(*) FROM {} WHERE {} = %s").format(
+                        sql.Identifier(table), sql.Identifier(column)
+                    ),
                     (experiment,),
                 )
                 number = cursor.fetchone()[0]

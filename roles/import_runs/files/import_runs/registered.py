@@ -1,0 +1,138 @@
+"""Registered models on their way: numbers of versions, and where those have their artifacts."""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from artifacts import Found
+from fitting import COUNTED, Fitted
+from parts import Bad, Part, Row
+from places import below, path_of
+from target import Writer, inserted
+
+if TYPE_CHECKING:
+    from planning import Plan
+
+# The stage of a version that was deleted.
+DELETED = "Deleted_Internal"
+
+
+class Registered:
+    """One registered model on its way.
+
+    Args:
+        plan: The import.
+        cursor: To ask the database by.
+        part: The model.
+        copies: Told of artifacts of its versions that no run and no logged model has.
+        again: Whether what has been brought already is wanted, to be compared.
+    """
+
+    def __init__(
+        self, plan: Plan, cursor: Any, part: Part, copies: list[tuple[str, Found]], *, again: bool = False
+    ) -> None:
+        """Find out what the server has of it."""
+        self.plan, self.part, self.copies, self.again = plan, part, copies, again
+        self.name, self.merged = plan.survey.models[part.key]
+        self.there = self.merged or part.key in plan.brought["registered_model"]
+        self.versions: dict[int, int] = {}
+        self.known = {
+            int(key.rpartition("/")[2]): detail["version"]
+            for key, detail in plan.brought["version"].items()
+            if key.rpartition("/")[0] == part.key
+        }
+        self.prompt = False
+        cursor.execute("SELECT coalesce(max(version), 0) FROM model_versions WHERE name = %s", (self.name,))
+        self.last = int(cursor.fetchone()[0])
+
+    def rows(self) -> list[Fitted]:
+        """Return its rows as they are to be."""
+        return self.plan.fitter.registered(self.part, self._changed)
+
+    def _changed(self, table: str, row: Row) -> Row | None:
+        changed = dict(row) | {"name": self.name, "workspace": "default"}
+        if table == "registered_model_tags" and row["key"] == "mlflow.prompt.is_prompt":
+            self.prompt = str(row["value"]).lower() == "true"
+        if "version" not in row:
+            return changed
+        old = int(row["version"])
+        if old in self.known:
+            self.versions[old] = self.known[old]
+            if table == "registered_model_aliases" or self.again:
+                located = self._located(row, old) if table == "model_versions" else {}
+                return changed | {"version": self.known[old]} | located
+            return None
+        if table == "model_versions":
+            # A model that is not there yet keeps its numbers.
+            self.versions[old] = old if not self.there and old > self.last else self.last + 1
+            self.last = max(self.last, self.versions[old])
+            changed |= self._located(row, old)
+        return changed | {"version": self.versions[old]}
+
+    def _located(self, row: Row, version: int) -> Row:
+        """Return source and location of a version as the server has them."""
+        found: Row = {}
+        for column in ("source", "storage_location"):
+            old = row.get(column)
+            if not old or urllib.parse.urlsplit(old).scheme in {"models", "runs"} or path_of(old) is None:
+                continue
+            new = self.plan.fitter.moves.new(old)
+            # MLflow keeps the number of a version that was deleted, and little else.
+            if new is None and row.get("current_stage") != DELETED:
+                new = self._own(old, version)
+            if new is not None:
+                found[column] = new
+        return found
+
+    def _own(self, old: str, version: int) -> str | None:
+        """Copy what a version has elsewhere than in a run."""
+        directory = self.plan.places.find(old)
+        path = f"{self.part.path}/version-{version}"
+        if directory is None:
+            if "/" not in (path_of(old) or ""):
+                # No path at all, such as that of a prompt.
+                return None
+            self.plan.note(Bad(path, f"its source {old} is not there", "artifacts"))
+            return None
+        identity, root = self.plan.journal.identity, self.plan.destination.root
+        name = urllib.parse.quote(self.part.key, safe="")
+        location = below(root, f"imported-{identity}", name, str(version))
+        found = Found(directory, self.plan.places, path)
+        for bad in found.bad:
+            self.plan.note(bad)
+        self.copies.append((location, found))
+        return location
+
+    def bring(self, writer: Writer, rows: list[Fitted], imported: Counter[str], left: list[str]) -> None:
+        """Write the rows; of what the server has already, its own wins.
+
+        Args:
+            writer: To write by.
+            rows: The rows.
+            imported: Counts what has been written.
+            left: Told of what stays as it was.
+        """
+        journal, schema = self.plan.journal, self.plan.schema
+        for table, values in rows:
+            named = dict(zip(schema.tables[table], values, strict=True))
+            if table == "registered_models":
+                if not self.there:
+                    inserted(writer.cursor, table, named, "")
+                    imported["registered_models"] += 1
+                detail = {"name": self.name, "merged": self.merged, "prompt": self.prompt}
+                journal.note("registered_model", [(self.part.key, detail)])
+                continue
+            if not inserted(writer.cursor, table, named, "ON CONFLICT DO NOTHING"):
+                if table == "registered_model_aliases" and self.merged:
+                    left.append(f"The alias {named['alias']!r} of {self.name!r} stays as the server has it.")
+                continue
+            imported[COUNTED.get(table, "")] += 1
+            if table == "model_versions":
+                old = next(old for old, new in self.versions.items() if new == named["version"])
+                detail = {"name": self.name, "version": named["version"]}
+                journal.note("version", [(f"{self.part.key}/{old}", detail)])
+            elif table != "model_version_tags":
+                column = "alias" if table == "registered_model_aliases" else "key"
+                journal.note(table, [(f"{self.name}/{named[column]}", [self.name, named[column]])])
