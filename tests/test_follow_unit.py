@@ -86,6 +86,14 @@ def test_each_line_is_shown_once() -> None:
     assert result["output"] == '{"command": "plan"}'
 
 
+def test_what_is_no_news_of_the_program_is_not_shown() -> None:
+    result, screen, _ = follow(
+        said("running", "a: one"), said("running", "a warning"), said("exited", "oh"), prefix="a: "
+    )
+    assert screen.shown == ["  one\n"]
+    assert result["last"] == "oh"
+
+
 def test_a_program_without_a_line_shows_nothing() -> None:
     result, screen, _ = follow(said("running"), said("exited"))
     assert (screen.shown, result["last"]) == ([], "")

@@ -25,6 +25,9 @@ options:
   progress:
     description: File on the host to which the program writes lines.
     required: true
+  prefix:
+    description: What a line begins with that is shown, without it; another one is no news of the program.
+    default: ""
   output:
     description: File on the host whose last line is returned when the unit has ended.
     required: true
@@ -112,7 +115,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     """Look again and again until the unit has ended."""
 
     TRANSFERS_FILES = False
-    _VALID_ARGS = frozenset({"unit", "progress", "output", "interval", "patience"})
+    _VALID_ARGS = frozenset({"unit", "progress", "output", "prefix", "interval", "patience"})
     _shown = ""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -143,7 +146,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             reached = time.monotonic()
             said, last = parse(output)
             state = said.get("SubState", "dead")
-            self._show(last, ended=state in ENDED)
+            self._show(last, arguments.get("prefix", ""), ended=state in ENDED)
             if state in ENDED:
                 status = int(said.get("ExecMainStatus") or 0)
                 output = self._low_level_execute_command(tail(arguments["output"]))["stdout"]
@@ -157,8 +160,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 }
             time.sleep(min(interval, 0.5 + (time.monotonic() - begun) / 10))
 
-    def _show(self, line: str, *, ended: bool) -> None:
+    def _show(self, line: str, prefix: str, *, ended: bool) -> None:
         """Show a line of the program if it is another one than before."""
+        line = line.removeprefix(prefix) if line.startswith(prefix) else self._shown
         if not TERMINAL:
             if line and line != self._shown:
                 self._display.display(f"  {line}")

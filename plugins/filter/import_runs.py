@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 DOCUMENTATION = r"""
@@ -16,7 +16,7 @@ description:
 options: {}
 """
 
-# Of what may be many; the report has all.
+# Of what may be many; the report has all. The program cuts what it prints at more.
 SHOWN = 50
 WIDTH = 10
 
@@ -44,12 +44,26 @@ def line(head: str, text: str) -> str:
     return f"{head:<{WIDTH}}{text}"
 
 
-def some(head: str, texts: Iterable[str]) -> list[str]:
-    """Return a line for each text, or for the first and one for the others."""
-    lines = [line(head, text) for text in texts]
-    if len(lines) <= SHOWN:
-        return lines
-    return [*lines[:SHOWN], line(head, f"and {len(lines) - SHOWN} more")]
+def some(head: str, told: Told, name: str, said: Callable[[Any], str] = str) -> list[str]:
+    """Return a line for each entry of a list, or for the first ones and one for the others.
+
+    Args:
+        head: First column.
+        told: What has the list; its program has cut a long one, and tells the length.
+        name: Name of the list, or of a dictionary.
+        said: Puts an entry into words.
+    """
+    found = told.get(name) or []
+    entries = list(found.items() if isinstance(found, dict) else found)
+    more = int(told.get(f"{name}_total", len(entries))) - SHOWN
+    return [line(head, said(entry)) for entry in entries[:SHOWN]] + (
+        [line(head, f"and {more} more")] if more > 0 else []
+    )
+
+
+def broken(entry: Told) -> str:
+    """Say where an entry is malformed, and why."""
+    return f"{entry['path']}: {entry['reason']}"
 
 
 def import_refusal(told: Told) -> str:
@@ -65,10 +79,10 @@ def import_plan_lines(told: Told) -> list[str]:
         line("Source", counts(told["counts"])),
         line("Artifacts", size(told["bytes"])),
         *([line("There", counts(already))] if any(already.values()) else []),
-        *some("Renamed", (f"{old} becomes {new}" for old, new in (told.get("renamed") or {}).items())),
-        *some("Conflict", told.get("conflicts") or []),
-        *some("Grown", (f"{part} has changed since it was brought" for part in told.get("grown") or [])),
-        *some("Malformed", (f"{entry['path']}: {entry['reason']}" for entry in told.get("malformed") or [])),
+        *some("Renamed", told, "renamed", lambda pair: f"{pair[0]} becomes {pair[1]}"),
+        *some("Conflict", told, "conflicts"),
+        *some("Grown", told, "grown", lambda part: f"{part} has changed since it was brought"),
+        *some("Malformed", told, "malformed", broken),
         *([line("Left out", counts(told["not_imported"]))] if any((told.get("not_imported") or {}).values()) else []),
     ]
 
@@ -77,8 +91,8 @@ def import_done_lines(told: Told) -> list[str]:
     """Say what an import has brought, and what it left."""
     return [
         line("Brought", counts(told["imported"])),
-        *some("Set aside", (f"{entry['path']}: {entry['reason']}" for entry in told.get("malformed") or [])),
-        *some("Left", told.get("left") or []),
+        *some("Set aside", told, "malformed", broken),
+        *some("Left", told, "left"),
     ]
 
 
@@ -93,7 +107,7 @@ def import_proof_lines(told: Told) -> list[str]:
             for name, kind in told["proof"].items()
             if kind["source"] or kind["server"] or not kind["equal"]
         ),
-        *some("Differs", told.get("different") or []),
+        *some("Differs", told, "different"),
     ]
 
 
@@ -107,7 +121,7 @@ def import_known_lines(told: Told) -> list[str]:
 
 def import_removed_lines(told: Told) -> list[str]:
     """Say what undoing an import has removed, and what it kept."""
-    return [line("Removed", counts(told["removed"])), *some("Kept", told.get("kept") or [])]
+    return [line("Removed", counts(told["removed"])), *some("Kept", told, "kept")]
 
 
 class FilterModule:

@@ -1,8 +1,9 @@
 """Make the past of a team: experiments, runs, models and traces, logged by MLflow's own client without a server.
 
-usage: past.py DIRECTORY file|sqlite NAME
+usage: past.py DIRECTORY file|sqlite NAME [--long]
 
 DIRECTORY gets mlruns/ (file), or mlflow.db with its artifacts in mlruns/ (sqlite). NAME is what its names begin with.
+With --long, mlruns/ gets experiments too whose import takes a while.
 """
 
 from __future__ import annotations
@@ -16,15 +17,20 @@ from pathlib import Path
 
 KINDS = ("file", "sqlite")
 METRIC_POINTS = 40
+# Of the experiments whose runs are long, one each: there is time to cut an import off in the middle.
+LONG_EXPERIMENTS = 5
+LONG_POINTS = 40_000
+LONG_ARTIFACT_BYTES = 2_000_000
 
 
-def make(directory: Path, kind: str, name: str) -> Path:
+def make(directory: Path, kind: str, name: str, *options: str) -> Path:
     """Make a past in a process of its own, since MLflow's client has settings that count for the whole process.
 
     Args:
         directory: Where; it is made.
         kind: "file" or "sqlite".
         name: What names begin with.
+        options: Of the program that this file is.
 
     Returns:
         The source: a directory mlruns/, or a database mlflow.db.
@@ -37,7 +43,7 @@ def make(directory: Path, kind: str, name: str) -> Path:
         "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false",
         "PYTHONWARNINGS": "ignore",
     }
-    command = [sys.executable, __file__, str(directory), kind, name]
+    command = [sys.executable, __file__, str(directory), kind, name, *options]
     # Where relative locations of artifacts begin.
     subprocess.run(command, cwd=directory, env=environment, check=True, timeout=300)
     return directory / ("mlruns" if kind == "file" else "mlflow.db")
@@ -87,6 +93,24 @@ def log_runs(name: str) -> None:
     gone = client.create_run(deleted)
     client.log_param(gone.info.run_id, "p", "of an abandoned experiment")
     client.delete_experiment(deleted)
+
+
+def log_long_runs(name: str) -> None:
+    """Log runs with many points of a metric, written as MLflow's file store writes them, but at once."""
+    import mlflow
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    for number in range(LONG_EXPERIMENTS):
+        experiment = client.create_experiment(f"{name}-long-{number}")
+        run = client.create_run(experiment, run_name=f"{name}-long-run-{number}")
+        client.log_metric(run.info.run_id, "loss", 0.0, timestamp=0, step=0)
+        there = Path(mlflow.get_tracking_uri().removeprefix("file://"), experiment, run.info.run_id)
+        points = (f"{1_700_000_000_000 + step} {1 / step} {step}\n" for step in range(1, LONG_POINTS))
+        with (there / "metrics" / "loss").open("a") as file:
+            file.writelines(points)
+        (there / "artifacts" / "weights.bin").write_bytes(os.urandom(LONG_ARTIFACT_BYTES))
+        client.set_terminated(run.info.run_id)
 
 
 def log_models(name: str) -> None:
@@ -147,6 +171,8 @@ def main() -> None:
     log_runs(name)
     log_models(name)
     log_traces(name)
+    if kind == "file" and "--long" in sys.argv:
+        log_long_runs(name)
 
 
 if __name__ == "__main__":
