@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -21,13 +22,35 @@ import psycopg2
 from tests.project import PROJECT
 
 PROGRAM = PROJECT / "roles" / "import_runs" / "files" / "import_runs"
-MAKERS = PROJECT / "tests" / "files" / "import_runs"
+MAKER = PROJECT / "tests" / "files" / "import_runs" / "make_source.py"
+FORMER = PROJECT / ".cache" / "mlflow-2.9.2"
+# What it needs of the time when it was made.
+FORMER_PACKAGES = ("mlflow==2.9.2", "sqlalchemy<2.1", "numpy<2", "setuptools<81")
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ALLOW_FILE_STORE": "true", "GIT_PYTHON_REFRESH": "quiet"}
 
 
 def environment(**more: str) -> dict[str, str]:
     """Return the variables for a program, without what the tester has set for MLflow."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PG"))} | QUIET | more
+
+
+def former_python() -> str:
+    """Return a Python with the oldest MLflow whose sources are taken; it is installed when it is first asked for."""
+    python, installed = FORMER / "bin" / "python", FORMER / ".installed"
+    wanted = " ".join(FORMER_PACKAGES)
+    FORMER.parent.mkdir(exist_ok=True)
+    with (FORMER.parent / "mlflow-2.9.2.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not installed.exists() or installed.read_text() != wanted:
+            uv = str(Path(sys.executable).parent / "uv")
+            variables = os.environ | {"UV_NATIVE_TLS": "true", "UV_CACHE_DIR": str(FORMER.parent / "uv")}
+            for command in (
+                ["venv", "--quiet", "--clear", "--python", sys.executable, str(FORMER)],
+                ["pip", "install", "--quiet", "--python", str(python), *FORMER_PACKAGES],
+            ):
+                subprocess.run([uv, *command], env=variables, check=True)
+            installed.write_text(wanted)
+    return str(python)
 
 
 def make(kind: str, directory: Path, python: str = sys.executable) -> None:
@@ -39,9 +62,7 @@ def make(kind: str, directory: Path, python: str = sys.executable) -> None:
         python: With the MLflow that makes it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        [python, str(MAKERS / "make_source.py"), kind], cwd=directory, env=environment(), capture_output=True, text=True
-    )
+    done = subprocess.run([python, str(MAKER), kind], cwd=directory, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -204,3 +225,51 @@ def served(site: Site) -> Iterator[str]:
     finally:
         os.killpg(process.pid, 15)
         process.wait()
+
+
+def run_id(number: int) -> str:
+    """Return the id of a run of a tree that is planted."""
+    return f"f{number:031x}"
+
+
+def plant(root: Path, experiments: dict[str, int], points: int = 5, artifacts: int = 1) -> Path:
+    """Write a directory mlruns/ by hand, for what MLflow's client would take too long for.
+
+    Args:
+        root: Where to.
+        experiments: Number of runs by the name of the experiment; its id is 10 for the first, then 11.
+        points: Points of each of two metrics of a run.
+        artifacts: Files of a run.
+
+    Returns:
+        The directory.
+    """
+    number = 0
+    lines = "".join(f"{1700000000000 + step} {1 / (step + 1)} {step}\n" for step in range(points))
+    for key, (name, runs) in enumerate(experiments.items(), 10):
+        experiment = root / str(key)
+        put(experiment / "meta.yaml", f"experiment_id: '{key}'\nname: {name}\nlifecycle_stage: active\n")
+        put(experiment / "tags" / "kind", "planted")
+        for _ in range(runs):
+            number += 1
+            run = experiment / run_id(number)
+            put(
+                run / "meta.yaml",
+                f"artifact_uri: file:///gone/mlruns/{key}/{run.name}/artifacts\nend_time: 1700000001000\n"
+                f"entry_point_name: ''\nexperiment_id: '{key}'\nlifecycle_stage: active\nrun_id: {run.name}\n"
+                f"run_name: run {number}\nrun_uuid: {run.name}\nstart_time: 1700000000000\nstatus: 3\nuser_id: me\n",
+            )
+            for metric in ("loss", "acc/top"):
+                put(run / "metrics" / metric, lines)
+            put(run / "params" / "lr", "0.1")
+            put(run / "tags" / "mlflow.runName", f"run {number}")
+            (run / "artifacts").mkdir()
+            for each in range(artifacts):
+                put(run / "artifacts" / f"file {each}.txt", f"{number} {each}")
+    return root
+
+
+def put(path: Path, text: str | bytes) -> None:
+    """Write a file, and the directories that it needs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())

@@ -139,7 +139,9 @@ class DatabaseFile:
     def experiments(self) -> Iterator[Experiment]:
         """Return the experiments."""
         self._tell_orphans()
-        for row in list(self._rows("SELECT * FROM experiments ORDER BY experiment_id")):
+        found = list(self._rows("SELECT * FROM experiments ORDER BY experiment_id"))
+        self._tell_lost([row["artifact_location"] or "" for row in found])
+        for row in found:
             path = f"experiments/{row['experiment_id']}"
             if row.get("workspace", "default") != "default":
                 self.note(Bad(path, f"it is of the workspace {row['workspace']!r}, not the default one", "experiment"))
@@ -152,6 +154,14 @@ class DatabaseFile:
             (number,) = self.connection.execute(query).fetchone()
             if number:
                 self.note(Bad(table, f"{number} of its rows name {parent} that are not there", "entry"))
+
+    def _tell_lost(self, locations: list[str]) -> None:
+        """Tell if nothing is where it says: a run without artifacts has no directory, but hardly all of them."""
+        (number,) = self.connection.execute("SELECT count(*) FROM runs").fetchone()
+        with contextlib.suppress(BadError):
+            if number and not any(self.places.find(location, least=1) for location in locations if location):
+                reason = f"there is no directory of artifacts where it says, such as {locations[-1]}"
+                self.note(Bad(self.file.name, reason, "artifacts"))
 
     def _experiment(self, path: str, row: Row) -> Experiment:
         key = row["experiment_id"]

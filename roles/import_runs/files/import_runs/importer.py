@@ -175,11 +175,6 @@ class Importer(Plan):
                 self.imported["artifacts"] += 1
                 self.progress.add("B", size)
         writer = self._transaction()
-        # Who adds a version to one of them waits: both would take the same number.
-        writer.cursor.execute(
-            "SELECT 1 FROM registered_models WHERE name = ANY(%s) ORDER BY name FOR UPDATE",
-            ([name for name, _ in self.survey.models.values()],),
-        )
         for plan, rows in self._fitted_models([]):
             plan.bring(writer, rows, self.imported, self.left)
         self.connection.commit()

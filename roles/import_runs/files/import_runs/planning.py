@@ -258,6 +258,8 @@ class Plan:
             known = self.brought["registered_model"].get(part.key)
             if known:
                 self.survey.models[part.key] = (known["name"], known["merged"])
+                if known["name"] != part.key:
+                    self.survey.renamed[part.key] = known["name"]
                 continue
             name, merged = part.key, part.key in names
             if merged and self.options.on_conflict == "fail":

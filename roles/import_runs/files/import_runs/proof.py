@@ -189,10 +189,10 @@ class Proof:
                 {"metrics": [[key, *_plain(each)] for each in points[name]]},
                 self._history(key, name),
             )
+        place = [run["artifact_uri"], str(run["experiment_id"])]
         expected = {
             "runs": [
-                [key, run["name"], run["status"], run["start_time"], run["end_time"], run["lifecycle_stage"]],
-                [key, run["artifact_uri"], str(run["experiment_id"])],
+                [key, run["name"], run["status"], run["start_time"], run["end_time"], run["lifecycle_stage"], place],
             ],
             "params": [[key, row["key"], row["value"]] for row in self._named("params", rows)],
             "tags": [[key, row["key"], row["value"]] for row in self._named("tags", rows)],
@@ -220,10 +220,10 @@ class Proof:
         ]
         edges += [[key, "model", each.model_id, 0, {}] for each in found.inputs.model_inputs or []]
         edges += [[key, "output", each.model_id, each.step, {}] for each in found.outputs.model_outputs or []]
+        place = [info.artifact_uri, info.experiment_id]
         return {
             "runs": [
-                [key, info.run_name, info.status, info.start_time, info.end_time, info.lifecycle_stage],
-                [key, info.artifact_uri, info.experiment_id],
+                [key, info.run_name, info.status, info.start_time, info.end_time, info.lifecycle_stage, place],
             ],
             "params": [[key, name, value] for name, value in found.data.params.items()],
             "tags": [[key, name, value] for name, value in found.data.tags.items()],

@@ -43,6 +43,7 @@ class Registered:
             for key, detail in plan.brought["version"].items()
             if key.rpartition("/")[0] == part.key
         }
+        self.aliases = plan.journal.brought("registered_model_aliases")
         self.prompt = False
         cursor.execute("SELECT coalesce(max(version), 0) FROM model_versions WHERE name = %s", (self.name,))
         self.last = int(cursor.fetchone()[0])
@@ -80,22 +81,23 @@ class Registered:
                 continue
             new = self.plan.fitter.moves.new(old)
             # MLflow keeps the number of a version that was deleted, and little else.
-            if new is None and row.get("current_stage") != DELETED:
-                new = self._own(old, version)
+            if row.get("current_stage") != DELETED:
+                new = self._there(old, new, version)
             if new is not None:
                 found[column] = new
         return found
 
-    def _own(self, old: str, version: int) -> str | None:
-        """Copy what a version has elsewhere than in a run."""
+    def _there(self, old: str, new: str | None, version: int) -> str | None:
+        """Return the new location of a version; what it has elsewhere than in a run is copied."""
         directory = self.plan.places.find(old)
         path = f"{self.part.path}/version-{version}"
         if directory is None:
-            if "/" not in (path_of(old) or ""):
-                # No path at all, such as that of a prompt.
-                return None
-            self.plan.note(Bad(path, f"its source {old} is not there", "artifacts"))
-            return None
+            # What is no path at all is that of a prompt.
+            if "/" in (path_of(old) or ""):
+                self.plan.note(Bad(path, f"its source {old} is not there", "artifacts"))
+            return new
+        if new is not None:
+            return new
         identity, root = self.plan.journal.identity, self.plan.destination.root
         name = urllib.parse.quote(self.part.key, safe="")
         location = below(root, f"imported-{identity}", name, str(version))
@@ -115,24 +117,38 @@ class Registered:
             left: Told of what stays as it was.
         """
         journal, schema = self.plan.journal, self.plan.schema
+        given = {}
         for table, values in rows:
             named = dict(zip(schema.tables[table], values, strict=True))
             if table == "registered_models":
                 if not self.there:
-                    inserted(writer.cursor, table, named, "")
+                    inserted(writer.cursor, table, named)
                     imported["registered_models"] += 1
                 detail = {"name": self.name, "merged": self.merged, "prompt": self.prompt}
                 journal.note("registered_model", [(self.part.key, detail)])
                 continue
-            if not inserted(writer.cursor, table, named, "ON CONFLICT DO NOTHING"):
-                if table == "registered_model_aliases" and self.merged:
-                    left.append(f"The alias {named['alias']!r} of {self.name!r} stays as the server has it.")
-                continue
-            imported[COUNTED.get(table, "")] += 1
+            number = named.get("version")
+            if number is not None:
+                named["version"] = given.get(number, number)
+            while not inserted(writer.cursor, table, named, "ON CONFLICT DO NOTHING"):
+                if table != "model_versions":
+                    if table == "registered_model_aliases" and f"{self.name}/{named['alias']}" not in self.aliases:
+                        left.append(f"The alias {named['alias']!r} of {self.name!r} stays as the server has it.")
+                    break
+                # A client has got this number since.
+                named["version"] += 1
+            else:
+                imported[COUNTED.get(table, "")] += 1
+                self._note(table, named, number)
             if table == "model_versions":
-                old = next(old for old, new in self.versions.items() if new == named["version"])
-                detail = {"name": self.name, "version": named["version"]}
-                journal.note("version", [(f"{self.part.key}/{old}", detail)])
-            elif table != "model_version_tags":
-                column = "alias" if table == "registered_model_aliases" else "key"
-                journal.note(table, [(f"{self.name}/{named[column]}", [self.name, named[column]])])
+                given[number] = named["version"]
+
+    def _note(self, table: str, named: Row, number: int | None) -> None:
+        """Note a row that has been written, so that it can be undone."""
+        journal = self.plan.journal
+        if table == "model_versions":
+            old = next(old for old, new in self.versions.items() if new == number)
+            journal.note("version", [(f"{self.part.key}/{old}", {"name": self.name, "version": named["version"]})])
+        elif table != "model_version_tags":
+            column = "alias" if table == "registered_model_aliases" else "key"
+            journal.note(table, [(f"{self.name}/{named[column]}", [self.name, named[column]])])

@@ -1,0 +1,355 @@
+"""Imports that are killed, that meet what is there already, or clients at work; and what undoing leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from tests.importing import Site, plant, put, run_id
+
+IDENTITY = "import_id"
+
+
+@pytest.fixture(scope="module")
+def made(postgresql: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """Make a site."""
+    site = Site(postgresql, tmp_path_factory.mktemp("site"))
+    site.make()
+    return site
+
+
+@pytest.fixture
+def site(made: Site) -> Site:
+    """Return a site without anything in it."""
+    made.reset()
+    return made
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Make a tree of two experiments, and a registered model of two versions."""
+    root = plant(tmp_path / "mlruns", {"one": 3, "two": 2})
+    register(root, "classifier", 2)
+    return root
+
+
+def register(root: Path, name: str, versions: int) -> None:
+    """Write a registered model into a tree; its versions are of the first run."""
+    put(root / "models" / name / "meta.yaml", f"name: {name}\ncreation_timestamp: 1\nlast_updated_timestamp: 1\n")
+    put(root / "models" / name / "aliases" / "champion", "1")
+    put(root / "models" / name / "tags" / "team", "theirs")
+    for version in range(1, versions + 1):
+        source = f"/gone/mlruns/10/{run_id(1)}/artifacts/file 0.txt"
+        put(
+            root / "models" / name / f"version-{version}" / "meta.yaml",
+            f"name: {name}\nversion: '{version}'\nsource: {source}\nrun_id: {run_id(1)}\ncurrent_stage: None\n"
+            "creation_timestamp: 1\nlast_updated_timestamp: 1\nstatus: READY\n",
+        )
+
+
+def experiment(site: Site, name: str, key: int | None = None) -> int:
+    """Make an experiment as a client does."""
+    number = key if key is not None else site.sql("SELECT nextval('experiments_experiment_id_seq')")[0][0]
+    site.sql(
+        "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage, creation_time, "
+        "last_update_time) VALUES (%s, %s, %s, 'active', 1, 1)",
+        *(number, name, f"mlflow-artifacts:/{number}"),
+    )
+    return int(number)
+
+
+def run(site: Site, key: int, identity: str) -> None:
+    """Make a run as a client does."""
+    site.sql(
+        "INSERT INTO runs (run_uuid, name, status, lifecycle_stage, experiment_id, source_type) "
+        "VALUES (%s, 'theirs', 'RUNNING', 'active', %s, 'LOCAL')",
+        *(identity, key),
+    )
+    site.sql("INSERT INTO params (key, value, run_uuid) VALUES ('p', 'v', %s)", identity)
+
+
+def without_journal(dump: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Return a dump without what imports keep for themselves, and without ids and times that differ each time."""
+    return {name: rows for name, rows in dump.items() if ":import_runs." not in name}
+
+
+def test_kills_at_any_moment_leave_nothing_twice_and_nothing_missing(site: Site, tmp_path: Path) -> None:
+    tree = plant(tmp_path / "mlruns", {f"e{number}": 6 for number in range(6)}, points=2000, artifacts=3)
+    register(tree, "classifier", 3)
+    empty = site.dump()
+    begun = time.monotonic()
+    whole = site.run("import", source=tree).report
+    seconds = time.monotonic() - begun
+    wanted, files = without_journal(site.dump()), site.files()
+    site.run("undo", "--import-id", whole[IDENTITY])
+    site.reset()
+    kills, chance = 0, random.Random(5)  # noqa: S311 - moments, not secrets
+    for _ in range(8):
+        process = site.start("import", source=tree)
+        time.sleep(chance.uniform(0.3, 1.0) * seconds)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.communicate()
+        # What is visible is whole: each run has all of its points and files.
+        points_of = "SELECT count(*) FROM metrics m WHERE m.run_uuid = r.run_uuid"
+        for identity, key, points in site.sql(f"SELECT r.run_uuid, r.experiment_id, ({points_of}) FROM runs r"):  # noqa: S608
+            assert points == 4000
+            assert len(list((site.store / str(key) / identity / "artifacts").iterdir())) == 3
+    last = site.run("import", source=tree)
+    assert last.report["complete"]
+    assert kills > 3
+    assert without_journal(site.dump()) == wanted
+    assert site.files() == files
+    # The same for undoing.
+    for _ in range(4):
+        process = site.start("undo", "--import-id", whole[IDENTITY])
+        time.sleep(chance.uniform(0.2, 0.9))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    if site.run("list").report["imports"]:
+        refused = site.run("import", source=tree, well=None)
+        assert refused.status == 0 or "being undone" in refused.error
+        site.run("undo", "--import-id", whole[IDENTITY])
+    assert site.dump() == empty
+    assert site.files() == {}
+
+
+def test_ids_that_fit_are_kept_and_the_next_ones_are_free(site: Site, tmp_path: Path) -> None:
+    tree = plant(tmp_path / "mlruns", {"one": 1, "two": 1})
+    long = 812345678901234567
+    (tree / "11").rename(tree / str(long))
+    for path in (tree / str(long)).rglob("meta.yaml"):
+        path.write_text(path.read_text().replace("'11'", f"'{long}'").replace("/11/", f"/{long}/"))
+    report = site.run("import", source=tree).report
+    ids = report["experiment_ids"]
+    assert ids["10"] == 10
+    assert 0 < ids[str(long)] < 100
+    run_of_two = site.sql("SELECT experiment_id, artifact_uri FROM runs WHERE run_uuid = %s", run_id(2))
+    assert run_of_two == [(ids[str(long)], f"mlflow-artifacts:/{ids[str(long)]}/{run_id(2)}/artifacts")]
+    assert experiment(site, "next") > max(ids.values())
+    assert json.loads((site.state / report[IDENTITY] / "report.json").read_text())["experiment_ids"] == ids
+
+
+def test_an_id_that_is_taken_is_mapped(site: Site, tree: Path) -> None:
+    experiment(site, "theirs", 10)
+    ids = site.run("import", source=tree).report["experiment_ids"]
+    assert ids["11"] == 11
+    assert ids["10"] not in {10, 11}
+    assert site.sql("SELECT name FROM experiments WHERE experiment_id = %s", ids["10"]) == [("one",)]
+
+
+def test_a_conflict_is_refused_before_anything_changes(site: Site, tree: Path) -> None:
+    key = experiment(site, "one")
+    run(site, key, run_id(5))
+    site.sql("INSERT INTO registered_models (name) VALUES ('classifier')")
+    before = site.dump()
+    for command in ("plan", "import"):
+        result = site.run(command, source=tree, well=False)
+        conflicts = result.report["conflicts"]
+        assert len(conflicts) == 3
+        assert "'one'" in conflicts[0]
+        assert "'classifier'" in conflicts[1]
+        assert run_id(5) in conflicts[2]
+        assert "3 in conflict" in result.error
+    for how in ("merge", "rename"):
+        result = site.run("import", "--on-conflict", how, source=tree, well=False)
+        assert len(result.report["conflicts"]) == 1
+        assert run_id(5) in result.error
+    assert site.dump() == before
+    assert site.files() == {}
+
+
+def test_merge_adds_to_what_is_there_and_undo_takes_only_that(site: Site, tree: Path) -> None:
+    key = experiment(site, "one")
+    run(site, key, "theirs")
+    site.sql("INSERT INTO experiment_tags (key, value, experiment_id) VALUES ('kind', 'theirs', %s)", key)
+    site.sql("INSERT INTO registered_models (name, description) VALUES ('classifier', 'theirs')")
+    site.sql("INSERT INTO model_versions (name, version, source) VALUES ('classifier', 4, 'x')")
+    site.sql("INSERT INTO registered_model_aliases (name, alias, version) VALUES ('classifier', 'champion', 4)")
+    put(site.store / str(key) / "theirs" / "artifacts" / "a", "theirs")
+    before, files = site.dump(), site.files()
+    result = site.run("import", "--on-conflict", "merge", source=tree)
+    assert result.report["experiment_ids"]["10"] == key
+    assert any("champion" in each for each in result.report["left"])
+    assert site.sql("SELECT count(*) FROM runs WHERE experiment_id = %s", key) == [(4,)]
+    assert site.sql("SELECT value FROM experiment_tags WHERE experiment_id = %s", key) == [("theirs",)]
+    versions = site.sql("SELECT version, source FROM model_versions ORDER BY version")
+    source = f"mlflow-artifacts:/{key}/{run_id(1)}/artifacts/file 0.txt"
+    assert versions == [(4, "x"), (5, source), (6, source)]
+    assert site.sql("SELECT version FROM registered_model_aliases") == [(4,)]
+    again = site.run("import", "--on-conflict", "merge", source=tree)
+    assert not any(again.report["imported"].values())
+    assert site.sql("SELECT count(*) FROM model_versions") == [(3,)]
+    site.run("undo", "--import-id", result.report[IDENTITY])
+    assert site.dump() == before
+    assert site.files() == files
+
+
+def test_rename_leaves_what_is_there_alone(site: Site, tree: Path) -> None:
+    experiment(site, "one")
+    site.sql("INSERT INTO registered_models (name) VALUES ('classifier')")
+    report = site.run("import", "--on-conflict", "rename", source=tree).report
+    renamed = report["renamed"]
+    assert renamed["one"].startswith("one (imported 2")
+    assert renamed["classifier"] == f"classifier-imported-{report[IDENTITY]}"
+    assert {name for (name,) in site.sql("SELECT name FROM experiments")} >= {"one", renamed["one"], "two"}
+    assert site.sql("SELECT name, count(*) FROM model_versions GROUP BY name") == [(renamed["classifier"], 2)]
+    assert site.run("import", "--on-conflict", "rename", source=tree).report["renamed"] == renamed
+
+
+def test_what_is_new_in_a_source_comes_and_what_grew_is_told(site: Site, tree: Path) -> None:
+    site.run("import", source=tree)
+    first = tree / "10"
+    with (first / run_id(1) / "metrics" / "loss").open("a") as file:
+        file.write("1 1 1\n")
+    shutil.copytree(first / run_id(2), first / "new")
+    put(first / "new" / "meta.yaml", (first / "new" / "meta.yaml").read_text().replace(run_id(2), "new"))
+    register(tree, "classifier", 3)
+    result = site.run("import", source=tree)
+    assert result.report["grown"] == [f"run {run_id(1)}"]
+    assert result.report["imported"]["runs"] == 1
+    assert result.report["imported"]["versions"] == 1
+    assert site.sql("SELECT count(*) FROM metrics WHERE run_uuid = %s AND key = 'loss'", run_id(1)) == [(5,)]
+    assert site.sql("SELECT max(version) FROM model_versions") == [(3,)]
+
+
+def test_a_source_that_has_moved_is_known_again(site: Site, tree: Path, tmp_path: Path) -> None:
+    first = site.run("import", source=tree).report
+    tree.rename(tmp_path / "elsewhere")
+    again = site.run("import", source=tmp_path / "elsewhere").report
+    assert again[IDENTITY] == first[IDENTITY]
+    assert not any(again["imported"].values())
+
+
+def test_undo_leaves_what_others_did(site: Site, tree: Path) -> None:
+    report = site.run("import", source=tree).report
+    key = report["experiment_ids"]["11"]
+    run(site, key, "theirs")
+    source = f"mlflow-artifacts:/10/{run_id(2)}/artifacts/file 0.txt"
+    site.sql("INSERT INTO registered_models (name) VALUES ('theirs')")
+    site.sql(
+        "INSERT INTO model_versions (name, version, source, run_id) VALUES ('theirs', 1, %s, %s)", source, run_id(2)
+    )
+    site.sql("INSERT INTO model_versions (name, version, source) VALUES ('classifier', 3, 'x')")
+    planned = site.run("plan", "--import-id", report[IDENTITY]).report
+    assert planned["counts"]["runs"] == 5
+    undone = site.run("undo", "--import-id", report[IDENTITY]).report
+    kept = " ".join(undone["kept"])
+    assert f"experiment {key} ('two') stays" in kept
+    assert run_id(2) in kept
+    assert "'classifier' stays" in kept
+    assert sorted(each for (each,) in site.sql("SELECT run_uuid FROM runs")) == sorted([run_id(2), "theirs"])
+    assert site.sql("SELECT name, version FROM model_versions ORDER BY name") == [("classifier", 3), ("theirs", 1)]
+    assert list(site.files()) == [f"10/{run_id(2)}/artifacts/file 0.txt"]
+    assert site.sql("SELECT to_regnamespace('import_runs')") == [(None,)]
+
+
+def test_the_owner_may_manage_it_and_no_more_once_undone(site: Site, tree: Path) -> None:
+    user = "INSERT INTO users (username, password_hash, is_admin) VALUES (%s, 'x', false)"
+    result = site.run("import", "--owner", "alice", source=tree, well=False)
+    assert "no user 'alice'" in result.error
+    assert site.sql("SELECT count(*) FROM runs") == [(0,)]
+    site.sql(user, "alice", database="mlflow_auth")
+    report = site.run("import", "--owner", "alice", source=tree).report
+    grants = "SELECT resource_type, resource_pattern, permission FROM role_permissions ORDER BY 1, 2"
+    assert site.sql(grants, database="mlflow_auth") == [
+        ("experiment", "10", "MANAGE"),
+        ("experiment", "11", "MANAGE"),
+        ("registered_model", "classifier", "MANAGE"),
+    ]
+    site.run("import", "--owner", "alice", source=tree)
+    site.run("undo", "--import-id", report[IDENTITY])
+    assert site.sql(grants, database="mlflow_auth") == []
+
+
+def test_two_at_once_are_refused(site: Site, tree: Path) -> None:
+    with holding(site) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s)", (int.from_bytes(b"import", "big"),))
+        for command in ("import", "undo"):
+            result = site.run(command, source=tree, well=False)
+            assert "Another import" in result.error
+    site.run("import", source=tree)
+
+
+@contextlib.contextmanager
+def holding(site: Site) -> Iterator[Any]:
+    """Open a connection in which a transaction may stay open."""
+    with contextlib.closing(psycopg2.connect(host=str(site.socket), user="mlflow", dbname="mlflow")) as connection:
+        yield connection
+
+
+def test_clients_write_meanwhile(site: Site, tmp_path: Path) -> None:
+    tree = plant(tmp_path / "mlruns", {"one": 40, "two": 40}, points=1000)
+    register(tree, "classifier", 20)
+    key = experiment(site, "one")
+    site.sql("INSERT INTO registered_models (name) VALUES ('classifier')")
+    done, slowest, stop = [], [0.0], threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            begun = time.monotonic()
+            run(site, key, f"theirs{number}")
+            experiment(site, f"theirs{number}")
+            site.sql(
+                "INSERT INTO model_versions (name, version, source) "
+                "SELECT 'classifier', coalesce(max(version), 0) + 1, 'theirs' FROM model_versions"
+            )
+            slowest[0] = max(slowest[0], time.monotonic() - begun)
+            done.append(number)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        site.run("import", "--on-conflict", "merge", source=tree)
+    finally:
+        stop.set()
+        writer.join()
+    assert len(done) > 5
+    assert site.sql("SELECT count(*) FROM runs WHERE name = 'theirs'") == [(len(done),)]
+    assert site.sql("SELECT count(*) FROM runs WHERE experiment_id = %s", key) == [(len(done) + 40,)]
+    assert site.sql("SELECT count(*) FROM model_versions WHERE source <> 'theirs'") == [(20,)]
+    assert site.sql("SELECT count(*) FROM model_versions WHERE source = 'theirs'") == [(len(done),)]
+
+
+def test_a_name_that_a_client_takes_meanwhile_is_met_by_the_next_start(site: Site, tree: Path) -> None:
+    # Cut off after the experiments were noted, before the second one came.
+    site.sql("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'no'; END$$")
+    when = "BEFORE INSERT ON experiments FOR EACH ROW WHEN (NEW.name = 'two')"
+    site.sql(f"CREATE TRIGGER refuse {when} EXECUTE FUNCTION refuse()")
+    assert "refused" in site.run("import", source=tree, well=False).error
+    site.sql("DROP TRIGGER refuse ON experiments")
+    experiment(site, "two")
+    assert "'two'" in site.run("import", source=tree, well=False).error
+    report = site.run("import", "--on-conflict", "rename", source=tree).report
+    assert report["renamed"]["two"].startswith("two (imported")
+    assert site.sql("SELECT count(*) FROM runs") == [(5,)]
+
+
+def test_a_full_or_closed_store_ends_in_a_sentence(site: Site, tree: Path) -> None:
+    put(site.store / "10", "a file in the way")
+    result = site.run("import", source=tree, well=False)
+    assert result.error.startswith("The directory")
+    assert site.sql("SELECT count(*) FROM runs") == [(0,)]
+    (site.store / "10").unlink()
+    site.run("import", source=tree)
+
+
+def test_locations_of_a_store_that_clients_reach_themselves(site: Site, tree: Path) -> None:
+    site.run("import", "--artifact-root", str(site.store), source=tree)
+    assert site.sql("SELECT artifact_location FROM experiments WHERE name = 'one'") == [(f"{site.store}/10",)]
+    place = Path(site.sql("SELECT artifact_uri FROM runs WHERE run_uuid = %s", run_id(1))[0][0])
+    assert (place / "file 0.txt").read_text() == "1 0"
