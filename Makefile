@@ -26,7 +26,7 @@ test-%: ## Run one Molecule scenario
 bench: ## Measure the site side by side with MLflow started by hand (docs/performance.md)
 	@scripts/bench
 
-bench-%: ## Measure one part: operations, size, ui, artifacts, life
+bench-%: ## Measure one part: operations, size, ui, artifacts, life, import
 	@scripts/bench $*
 
 docs: ## Write what is generated from the roles' specs

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from playwright.sync_api import Error as BrowserError
 
-from benchmarks import artifacts, interface, life
+from benchmarks import artifacts, imports, interface, life
 from benchmarks.operations import Load, measure, operations, seed
 from benchmarks.report import RESULTS, Figure, Results, draw_bars, draw_sizes, megabytes, milliseconds, number, table
-from benchmarks.systems import SYSTEMS, System, alone, ensure, remove, say
+from benchmarks.systems import STATE, SYSTEMS, System, alone, ensure, remove, say
 
 SECONDS = Figure("seconds", "s", number)
 OF_LOAD = [
@@ -44,6 +46,8 @@ class Extent:
         load: The load.
         files: Small files of the part `artifacts`.
         large_bytes: Size of its large file.
+        imported: Runs of the part `import`, by both ways and by the playbook alone.
+        points: Metric points of each of these runs.
     """
 
     rounds: int = 3
@@ -53,6 +57,8 @@ class Extent:
     load: Load = field(default_factory=Load)
     files: int = artifacts.FILES
     large_bytes: int = 10**9
+    imported: tuple[int, int] = (1000, 10_000)
+    points: int = 500
 
     def turns(self, systems: Sequence[str] | None = None) -> Iterator[tuple[int, System]]:
         """Yield round and system: A B A B."""
@@ -75,6 +81,8 @@ SMOKE = Extent(
     load=Load(seconds=1, warm_seconds=0),
     files=20,
     large_bytes=20_000_000,
+    imported=(10, 20),
+    points=20,
 )
 
 
@@ -170,12 +178,35 @@ def measure_life(extent: Extent) -> Results:
     return results
 
 
+def measure_import(extent: Extent) -> Results:
+    """Measure how long it takes to bring a past to the site, by the playbook and by MLflow's client."""
+    results = Results("import")
+    for place, runs in enumerate(extent.imported):
+        title = f"{runs:,} runs, {runs * extent.points:,} metric points"
+        for turn, system in extent.turns(["site"]):
+            seed(system, [])
+            with tempfile.TemporaryDirectory(dir=STATE) as directory:
+                source = Path(directory, "mlruns")
+                imports.fill(source, f"imported-{runs}-{turn}", runs, extent.points)
+                # What both ways have read before is in the machine's memory for neither or both.
+                say(f"{title}, by the playbook")
+                results.add(title, "site", turn, imports.by_playbook(system, source))
+                if place == 0:
+                    say(f"{title}, by MLflow's client")
+                    results.add(title, "client", turn, imports.by_client(system, source))
+    columns = [SECONDS, Figure("cpu", "CPU s", number), Figure("memory", "MB more at most", megabytes)]
+    print(table(results, columns, ["seconds", "cpu"]))
+    draw_bars(results, "seconds", "seconds")
+    return results
+
+
 PARTS = {
     "operations": measure_operations,
     "size": measure_size,
     "ui": measure_ui,
     "artifacts": measure_artifacts,
     "life": measure_life,
+    "import": measure_import,
 }
 
 
