@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 import mlflow
 import requests
 from mlflow.exceptions import MlflowException
-from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 from packaging.version import InvalidVersion, Version
 from requests.utils import get_environ_proxies, select_proxy
@@ -20,6 +19,13 @@ from requests.utils import get_environ_proxies, select_proxy
 from mlflow_site.credentials import CA_FILE
 from mlflow_site.errors import CheckFailedError
 from mlflow_site.targets import VARIABLE
+
+try:
+    from mlflow.utils.credentials import get_default_host_creds
+except ImportError:  # MLflow 2.9
+    from mlflow.tracking._tracking_service.utils import _get_default_host_creds as get_default_host_creds
+
+__all__ = ["Network", "get_default_host_creds"]
 
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 30

@@ -16,9 +16,9 @@ DEFAULTS = {
     # One thread writes in the order of the calls, so that of two values of a tag the later one stays. It sends one
     # request after the other, as it is without a queue, and so do the jobs that come back after an outage.
     "MLFLOW_ASYNC_LOGGING_THREADPOOL_SIZE": "1",
-    # As many as MLflow allows: with the factor below, a request is given up after 8 minutes.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "10",
-    # Waits of 0, 2, 4, 8, 16, 32, 64, 120, 120, 120 s: the shortest that MLflow takes, so that a job is back soon after
+    # As many as each MLflow since 2.9 allows: with the factor below, a request is given up after 6 minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "9",
+    # Waits of 0, 2, 4, 8, 16, 32, 64, 120, 120 s: the shortest that MLflow takes, so that a job is back soon after
     # the server, at the latest after as long as the server was away.
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     # Seconds. Jobs that lost the server at the same moment do not all come back at the same moment.

@@ -13,11 +13,11 @@ import mlflow
 from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
 from mlflow_site.credentials import NO_LOGIN, PASSWORD, USERNAME
 from mlflow_site.errors import CheckFailedError
+from mlflow_site.network import get_default_host_creds
 
 ARTIFACT_BYTES = 64 * 1024
 EXPERIMENT = "MLFLOW_EXPERIMENT_NAME"
