@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 import shutil
 import signal
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,44 +84,62 @@ def without_journal(dump: dict[str, list[str]]) -> dict[str, list[str]]:
     return {name: rows for name, rows in dump.items() if ":import_runs." not in name}
 
 
+def killed(site: Site, process: subprocess.Popen[str], moment: Callable[[], bool], delay: float) -> bool:
+    """Kill a program a little after a moment; say whether that was before its end."""
+    while process.poll() is None:
+        with contextlib.suppress(psycopg2.errors.UndefinedTable):
+            if moment():
+                break
+        time.sleep(0.002)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
 def test_kills_at_any_moment_leave_nothing_twice_and_nothing_missing(site: Site, tmp_path: Path) -> None:
     tree = plant(tmp_path / "mlruns", {f"e{number}": 6 for number in range(6)}, points=2000, artifacts=3)
     register(tree, "classifier", 3)
     empty = site.dump()
-    begun = time.monotonic()
     whole = site.run("import", source=tree).report
-    seconds = time.monotonic() - begun
     wanted, files = without_journal(site.dump()), site.files()
     site.run("undo", "--import-id", whole[IDENTITY])
+    assert site.dump() == empty
+    # Ids are given out anew.
     site.reset()
-    kills, chance = 0, random.Random(5)  # noqa: S311 - moments, not secrets
-    for _ in range(8):
-        process = site.start("import", source=tree)
-        time.sleep(chance.uniform(0.3, 1.0) * seconds)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.communicate()
+
+    def count(what: str) -> int:
+        return int(site.sql(f"SELECT count(*) FROM {what}")[0][0])  # noqa: S608
+
+    moments: list[tuple[Callable[[], bool], float]] = [
+        (lambda: count("import_runs.imports") > 0, 0),
+        (lambda: count("import_runs.experiments") > 0, 0.01),
+        (lambda: any(site.store.rglob("file*")), 0.005),
+        (lambda: count("pg_stat_activity WHERE query LIKE 'COPY%%'") > 0, 0),
+        (lambda: count("runs") > 6, 0.02),
+        (lambda: count("runs") == 36, 0.001),
+    ]
+    kills = 0
+    for moment, delay in moments:
+        kills += killed(site, site.start("import", source=tree), moment, delay)
         # What is visible is whole: each run has all of its points and files.
         points_of = "SELECT count(*) FROM metrics m WHERE m.run_uuid = r.run_uuid"
         for identity, key, points in site.sql(f"SELECT r.run_uuid, r.experiment_id, ({points_of}) FROM runs r"):  # noqa: S608
             assert points == 4000
             assert len(list((site.store / str(key) / identity / "artifacts").iterdir())) == 3
+    assert kills >= 4
     last = site.run("import", source=tree)
     assert last.report["complete"]
-    assert kills > 3
     assert without_journal(site.dump()) == wanted
     assert site.files() == files
     # The same for undoing.
-    for _ in range(4):
-        process = site.start("undo", "--import-id", whole[IDENTITY])
-        time.sleep(chance.uniform(0.2, 0.9))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    undo = ("--import-id", whole[IDENTITY])
+    assert killed(site, site.start("undo", *undo), lambda: count("import_runs.imports WHERE state = 'undoing'") > 0, 0)
+    refused = site.run("import", source=tree, well=False)
+    assert "being undone" in refused.error
+    killed(site, site.start("undo", *undo), lambda: count("experiments") == 1, 0.001)
     if site.run("list").report["imports"]:
-        refused = site.run("import", source=tree, well=None)
-        assert refused.status == 0 or "being undone" in refused.error
-        site.run("undo", "--import-id", whole[IDENTITY])
+        site.run("undo", *undo)
     assert site.dump() == empty
     assert site.files() == {}
 

@@ -117,7 +117,8 @@ class Registered:
             left: Told of what stays as it was.
         """
         journal, schema = self.plan.journal, self.plan.schema
-        given = {}
+        # Numbers as they were planned, and as they came to be.
+        given: dict[int, int] = {}
         for table, values in rows:
             named = dict(zip(schema.tables[table], values, strict=True))
             if table == "registered_models":
@@ -140,7 +141,7 @@ class Registered:
             else:
                 imported[COUNTED.get(table, "")] += 1
                 self._note(table, named, number)
-            if table == "model_versions":
+            if table == "model_versions" and number is not None:
                 given[number] = named["version"]
 
     def _note(self, table: str, named: Row, number: int | None) -> None:
