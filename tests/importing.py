@@ -21,7 +21,7 @@ import psycopg2
 
 from tests.project import PROJECT
 
-PROGRAM = PROJECT / "roles" / "import_runs" / "files" / "import_runs"
+PROGRAM = PROJECT / "roles" / "import_runs" / "files" / "import_runs" / "import_runs.py"
 MAKER = PROJECT / "tests" / "files" / "import_runs" / "make_source.py"
 FORMER = PROJECT / ".cache" / "mlflow-2.9.2"
 # What it needs of the time when it was made.

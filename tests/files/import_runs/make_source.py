@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
@@ -83,7 +84,7 @@ def fill_3(client: MlflowClient, experiment: str) -> None:
         mlflow.log_metric("accuracy", 0.9, step=1, model_id=model.model_id)
         client.log_inputs(run.info.run_id, models=[mlflow.entities.LoggedModelInput(model.model_id)])
 
-    @mlflow.trace
+    @mlflow.trace  # type: ignore[untyped-decorator]
     def question(text: str) -> str:
         with mlflow.start_span("inner") as span:
             span.set_inputs({"text": text})
@@ -99,10 +100,10 @@ def fill_3(client: MlflowClient, experiment: str) -> None:
     mlflow.genai.set_prompt_alias("greeting", "production", 1)
 
 
-class Model(mlflow.pyfunc.PythonModel):
+class Model(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """Does nothing."""
 
-    def predict(self, context, model_input, params=None):
+    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
         """Return what came."""
         return model_input
 

@@ -1,6 +1,6 @@
 """Import the runs of a directory mlruns/ or of a file mlflow.db into a server that works.
 
-usage: python import_runs plan|import|prove|undo|list --source PATH --state DIR [options]
+usage: python import_runs.py plan|import|prove|undo|list --source PATH --state DIR [options]
 
 Run with the Python of a release, as the server's user, with PGSERVICEFILE set. Settings and credentials of the server's
 artifact store are read from server_gunicorn.conf.py and server_credentials_* in CREDENTIALS_DIRECTORY, if those are
