@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 
 from tests.importing import Result, Site, former_python, make, served
 
+ODD = "hash#question?percent%20plus+.txt"
 KINDS = ("tree", "file")
 VERSIONS = ("3", "2.9")
 EACH = [(kind, version) for version in VERSIONS for kind in KINDS]
@@ -127,7 +128,9 @@ def test_all_of_it_comes_and_is_proved(done: Round) -> None:
     # Each of five runs has a point twice in a tree, and once in a database.
     assert proof["metrics"]["server"] == counts["metrics"] - done.imported.report["repeated"]
     assert done.imported.report["repeated"] in {0, 5}
-    assert report["deleted"] == {"versions": 1}
+    # The server gives neither versions that are deleted nor artifacts of such names.
+    assert {name.rpartition("/")[2] for name in report["refused_names"]} == {"tab\tname", ODD}
+    assert report["not_by_api"] == {"versions": 1, "artifacts": 10}
 
 
 def test_a_lie_is_found(done: Round) -> None:
@@ -206,11 +209,11 @@ def test_a_tree_that_was_moved_has_its_artifacts(
         sources[kind, "2.9"].parent.rename(moved)
         try:
             source = moved / sources[kind, "2.9"].name
-            assert _artifacts(site.run("plan", source=source)) == 20
+            assert _artifacts(site.run("plan", source=source)) == 40
             if kind == "file":
                 (moved / "mlruns").rename(tmp_path / "elsewhere")
                 assert site.run("plan", source=source, well=False).report["malformed"]
-                assert _artifacts(site.run("plan", "--artifacts", str(tmp_path / "elsewhere"), source=source)) == 20
+                assert _artifacts(site.run("plan", "--artifacts", str(tmp_path / "elsewhere"), source=source)) == 40
                 (tmp_path / "elsewhere").rename(moved / "mlruns")
         finally:
             moved.rename(sources[kind, "2.9"].parent)

@@ -251,6 +251,26 @@ def test_a_source_that_has_moved_is_known_again(site: Site, tree: Path, tmp_path
     assert not any(again["imported"].values())
 
 
+def test_another_source_at_the_same_place_is_another_import(site: Site, tree: Path, tmp_path: Path) -> None:
+    first = site.run("import", source=tree).report
+    shutil.rmtree(tree)
+    plant(tree, {"three": 1})
+    for path in [*tree.rglob("meta.yaml"), tree / "10" / run_id(1)]:
+        if path.is_dir():
+            path.rename(path.with_name("other"))
+        else:
+            path.write_text(path.read_text().replace(run_id(1), "other"))
+    second = site.run("import", source=tree).report
+    assert second[IDENTITY] != first[IDENTITY]
+    assert second["experiment_ids"]["10"] not in first["experiment_ids"].values()
+    assert site.sql("SELECT name FROM experiments WHERE experiment_id = %s", second["experiment_ids"]["10"]) == [
+        ("three",)
+    ]
+    site.run("undo", "--import-id", first[IDENTITY])
+    assert site.sql("SELECT run_uuid FROM runs") == [("other",)]
+    assert [each["import_id"] for each in site.run("list").report["imports"]] == [second[IDENTITY]]
+
+
 def test_undo_leaves_what_others_did(site: Site, tree: Path) -> None:
     report = site.run("import", source=tree).report
     key = report["experiment_ids"]["11"]
@@ -322,10 +342,14 @@ def test_clients_write_meanwhile(site: Site, tmp_path: Path) -> None:
             begun = time.monotonic()
             run(site, key, f"theirs{number}")
             experiment(site, f"theirs{number}")
-            site.sql(
-                "INSERT INTO model_versions (name, version, source) "
-                "SELECT 'classifier', coalesce(max(version), 0) + 1, 'theirs' FROM model_versions"
-            )
+            # MLflow tries again when another has the number.
+            while True:
+                with contextlib.suppress(psycopg2.errors.UniqueViolation):
+                    site.sql(
+                        "INSERT INTO model_versions (name, version, source) "
+                        "SELECT 'classifier', coalesce(max(version), 0) + 1, 'theirs' FROM model_versions"
+                    )
+                    break
             slowest[0] = max(slowest[0], time.monotonic() - begun)
             done.append(number)
 

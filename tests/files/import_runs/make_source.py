@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,13 @@ def fill_run(client: MlflowClient, run: str, number: int) -> None:
     client.log_text(run, f"run {number}", "notes/with space.txt")
     client.log_text(run, "ü", "plain.txt")
     client.log_text(run, "", "empty")
+    for name in ("hash#question?percent%20plus+.txt", "quote'\"&<>.txt", "ümläut/日本語.bin", "tab\tname"):
+        # Not by the client, which does not take all of them.
+        path = Path(
+            urllib.parse.unquote(urllib.parse.urlsplit(client.get_run(run).info.artifact_uri).path), "odd", name
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
 
 
 def fill(client: MlflowClient, artifacts: str | None) -> None:

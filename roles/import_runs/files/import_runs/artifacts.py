@@ -192,6 +192,15 @@ class Destination:
             reason = " ".join(str(error).split()).rstrip(".")
             raise ImportFailure(f"Artifacts cannot be written to {place}: {reason}.") from error
 
+    def has(self, location: str, name: str, path: str) -> bool:
+        """Say whether the store has the same at a location as a file has."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        place = self.place(location)
+        if place.startswith("/"):
+            return Path(place, name).is_file() and sha256_of(Path(place, name)) == sha256_of(path)
+        return self._same(get_artifact_repository(place), name, path)
+
     @staticmethod
     def _same(repository: Any, name: str, path: str) -> bool:
         with tempfile.TemporaryDirectory() as directory:

@@ -32,7 +32,9 @@ OF_TRACE = {
     "spans": "trace_id = :key",
     "span_metrics": "trace_id = :key",
     "assessments": "trace_id = :key",
-    "entity_associations": "source_type = 'trace' AND source_id = :key AND destination_type = 'run'",
+    "entity_associations": (
+        "source_type = 'trace' AND source_id = :key AND destination_type IN ('run', 'prompt_version')"
+    ),
 }
 OF_REGISTERED = [
     "registered_models",
@@ -265,4 +267,9 @@ class DatabaseFile:
                 (number,) = self.connection.execute(f'SELECT count(*) FROM "{table}"').fetchone()  # noqa: S608
                 if number:
                     found[table] = number
+        kinds = "SELECT source_type || ' to ' || destination_type, count(*) FROM entity_associations GROUP BY 1"
+        own = {"trace to run", "trace to prompt_version"}
+        found |= {
+            f"associations of {kind}": number for kind, number in self.connection.execute(kinds) if kind not in own
+        }
         return found

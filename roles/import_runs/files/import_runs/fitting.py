@@ -81,6 +81,8 @@ class Goal:
     location: str
     # Whether the server has it already, and not from this import.
     merged: bool
+    # Its name in the source.
+    former: str
 
 
 class Fitter:
@@ -99,6 +101,8 @@ class Fitter:
         self.runs: set[str] = set()
         # Id of a dataset of the source, and of the same one that the server has.
         self.datasets: dict[str, str] = {}
+        # New names of prompts whose versions keep their numbers.
+        self.prompts: dict[str, str] = {}
         self.refused: dict[str, set[Any]] = {}
 
     def location(self, part: Part, goal: Goal) -> str:
@@ -152,6 +156,8 @@ class Fitter:
                     raise BadError("it is there twice")
                 if table == "logged_model_metrics" and row["run_id"] not in self.runs:
                     raise BadError(f"it names the run {row['run_id']}, which is not there")
+                if table == "entity_associations" and str(row["destination_id"]).startswith("None/"):
+                    raise BadError("it names a prompt whose versions have other numbers on the server")
                 values = self.schema.fitted(table, row)
             except BadError as error:
                 if table in HEADS:
@@ -180,6 +186,9 @@ class Fitter:
             changed["value"] = location
         elif table == "tags" and row["key"] == HISTORY_TAG and isinstance(row["value"], str):
             changed["value"] = self._history(row["value"])
+        elif table == "entity_associations" and row["destination_type"] == "prompt_version":
+            prompt, _, version = str(row["destination_id"]).rpartition("/")
+            changed["destination_id"] = f"{self.prompts.get(prompt)}/{version}"
         elif table == "inputs":
             changed["source_id"] = self.datasets.get(row["source_id"], row["source_id"])
         return changed

@@ -255,7 +255,7 @@ def proved(given: argparse.Namespace, importer: Importer, report: dict[str, Any]
     log_in(given)
     proof = Proof(importer, given.api, given.threads)
     report["proof"] = proof.run()
-    report |= {"different": proof.different, "deleted": dict(proof.hidden)}
+    report |= {"different": proof.different, "not_by_api": dict(proof.hidden), "refused_names": sorted(proof.refused)}
     report["complete"] = not proof.different and all(each["equal"] for each in report["proof"].values())
     if not report["complete"]:
         example = (proof.different or ["a checksum"])[0].rstrip(".")

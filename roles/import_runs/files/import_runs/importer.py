@@ -9,7 +9,7 @@ from typing import Any
 
 from artifacts import Found
 from fitting import COUNTED, Fitted, Goal
-from journal import MIGRATION_KEY
+from journal import MIGRATION_KEY, Mapped
 from parts import Bad, BadError, Experiment, Part
 from places import below
 from planning import TABLES, Plan
@@ -54,7 +54,8 @@ class Importer(Plan):
         mapped = self.journal.experiments()
         given: set[int] = set()
         for key, goal in self.survey.goals.items():
-            if key in mapped and mapped[key] == (goal.new, goal.name, goal.location, goal.merged):
+            wanted = Mapped(goal.new, goal.name, goal.location, goal.merged, goal.former)
+            if mapped.get(key) == wanted:
                 continue
             if not goal.merged and goal.new > self.given_out:
                 while self._last_id() < goal.new:
@@ -63,7 +64,7 @@ class Importer(Plan):
                 if goal.new not in given:
                     goal.new = self._next_id()
                     goal.location = below(self.destination.root, str(goal.new))
-            self.journal.map(key, goal.new, goal.name, goal.location, goal.merged)
+            self.journal.map(key, wanted._replace(new=goal.new, location=goal.location))
         self.connection.commit()
         # Locations have their ids.
         self._know_parts()

@@ -6,9 +6,10 @@ of it, and it goes with the last import that is undone.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg2.extras import execute_values
 
@@ -26,11 +27,21 @@ CREATE TABLE IF NOT EXISTS import_runs.imports (
     begun timestamptz NOT NULL DEFAULT now(), ended timestamptz);
 CREATE TABLE IF NOT EXISTS import_runs.experiments (
     import text NOT NULL REFERENCES import_runs.imports, old text NOT NULL, new integer NOT NULL, name text NOT NULL,
-    location text NOT NULL, merged boolean NOT NULL, PRIMARY KEY (import, old));
+    location text NOT NULL, merged boolean NOT NULL, former text NOT NULL, PRIMARY KEY (import, old));
 CREATE TABLE IF NOT EXISTS import_runs.brought (
     import text NOT NULL REFERENCES import_runs.imports, kind text NOT NULL, key text NOT NULL,
     detail json, PRIMARY KEY (import, kind, key));
 """
+
+
+class Mapped(NamedTuple):
+    """Where an experiment goes: new id, name and location, whether it was there before, and its name in the source."""
+
+    new: int
+    name: str
+    location: str
+    merged: bool
+    former: str
 
 
 class Journal:
@@ -74,15 +85,23 @@ class Journal:
         found = self.rows("SELECT state FROM import_runs.imports WHERE id = %s", self.identity)
         return str(found[0][0]) if found else ""
 
-    def adopt(self, runs: Iterable[str]) -> None:
-        """Go on with the import that has brought most of some runs: their source may be elsewhere now."""
+    def adopt(self, runs: list[str]) -> None:
+        """Go on with the import that has brought the source's runs: it may be elsewhere now.
+
+        And do not go on with one of another source that was at the same place.
+
+        Args:
+            runs: All runs of the source.
+        """
         found = self.rows(
-            "SELECT import, count(*) FROM import_runs.brought WHERE kind = 'run' AND key = ANY(%s) "
-            "GROUP BY import ORDER BY 2 DESC LIMIT 1",
-            list(runs),
+            "SELECT import, count(*), count(*) FILTER (WHERE key = ANY(%s)) FROM import_runs.brought "
+            "WHERE kind = 'run' GROUP BY import ORDER BY 3 DESC",
+            runs,
         )
-        if found:
+        if found and found[0][2] * 2 >= found[0][1]:
             self.identity = str(found[0][0])
+        elif self.identity in {identity for identity, *_ in found}:
+            self.identity = hashlib.sha256("".join([self.identity, *sorted(runs)]).encode()).hexdigest()[:8]
 
     def options(self) -> dict[str, Any]:
         """Return how the import was last started."""
@@ -107,21 +126,20 @@ class Journal:
                 "UPDATE import_runs.imports SET state = %s, ended = now() WHERE id = %s", (state, self.identity)
             )
 
-    def experiments(self) -> dict[str, tuple[int, str, str, bool]]:
-        """Return new id, name, location and whether it was there before, by old id."""
-        found = self.rows(
-            "SELECT old, new, name, location, merged FROM import_runs.experiments WHERE import = %s", self.identity
-        )
-        return {old: (new, name, location, merged) for old, new, name, location, merged in found}
+    def experiments(self) -> dict[str, Mapped]:
+        """Return where experiments go, by old id."""
+        query = "SELECT old, new, name, location, merged, former FROM import_runs.experiments WHERE import = %s"
+        return {old: Mapped(*mapped) for old, *mapped in self.rows(query, self.identity)}
 
-    def map(self, old: str, new: int, name: str, location: str, merged: bool) -> None:
+    def map(self, old: str, mapped: Mapped) -> None:
         """Note where an experiment goes."""
         with self.connection.cursor() as cursor:
             cursor.execute(
-                "INSERT INTO import_runs.experiments VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (import, old) "
-                "DO UPDATE SET new = excluded.new, name = excluded.name, location = excluded.location, "
-                "merged = excluded.merged",
-                (self.identity, old, new, name, location, merged),
+                "INSERT INTO import_runs.experiments (import, old, new, name, location, merged, former) "
+                "VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (import, old) DO UPDATE SET "
+                "new = excluded.new, name = excluded.name, location = excluded.location, merged = excluded.merged, "
+                "former = excluded.former",
+                (self.identity, old, *mapped),
             )
 
     def brought(self, kind: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from artifacts import Destination, Found
 from fitting import COUNTED, Fitted, Fitter, Goal
 from grants import Grants
-from journal import Journal
+from journal import Journal, Mapped
 from parts import Bad, BadError, Experiment, ImportFailure, Part, Source, name_fault
 from places import below
 from registered import Registered
@@ -68,7 +68,8 @@ class Plan:
         self.connection = connect("mlflow")
         self.journal = Journal(self.connection, identity)
         with told_of("mlflow"), self.connection.cursor() as cursor:
-            self.journal.adopt(part.key for each in source.experiments() for part in each.parts() if part.kind == "run")
+            runs = [part.key for each in source.experiments() for part in each.parts() if part.kind == "run"]
+            self.journal.adopt(runs)
             self.schema = Schema(cursor)
         self.fitter = Fitter(self.schema, self.note)
         self.grants = Grants(options.owner)
@@ -191,7 +192,7 @@ class Plan:
         mapped = self.journal.experiments()
         claimed: dict[str, str] = {}
         free = itertools.count(given_out + 1)
-        keep = {goal[0] for goal in mapped.values()}
+        keep = {goal.new for goal in mapped.values()}
         wanted = {}
         for experiment in self.source.experiments():
             name = experiment.name
@@ -200,15 +201,17 @@ class Plan:
                 self.note(Bad(experiment.path, fault, "experiment"))
                 continue
             claimed[name] = experiment.key
-            if experiment.key in mapped and not self._displaced(experiment.key, mapped[experiment.key], names, taken):
+            if experiment.key in mapped and not self._displaced(experiment, mapped[experiment.key], names, taken):
                 self.survey.goals[experiment.key] = Goal(*mapped[experiment.key])
-                if mapped[experiment.key][1] != name:
-                    self.survey.renamed[name] = mapped[experiment.key][1]
+                if mapped[experiment.key].name != name and not mapped[experiment.key].merged:
+                    self.survey.renamed[name] = mapped[experiment.key].name
                 continue
             if name in names:
                 default = experiment.key == "0" and name == "Default" and names[name][0] == 0
                 if default or self.options.on_conflict == "merge":
-                    self.survey.goals[experiment.key] = Goal(names[name][0], name, names[name][1], merged=True)
+                    self.survey.goals[experiment.key] = Goal(
+                        names[name][0], name, names[name][1], merged=True, former=name
+                    )
                     continue
                 if self.options.on_conflict == "fail":
                     self.survey.conflicts.append(f"The server has an experiment {name!r}, of the id {names[name][0]}.")
@@ -216,7 +219,7 @@ class Plan:
                     self.survey.renamed[name] = name = self._free(
                         f"{name} (imported {self.options.begun:%Y-%m-%d})", names
                     )
-            wanted[experiment.key] = name
+            wanted[experiment.key] = (name, experiment.name)
         # Ids that can stay are kept, the others get the next ones.
         kept = {
             key: int(key)
@@ -224,9 +227,9 @@ class Plan:
             if key.isdecimal() and 0 < int(key) <= min(given_out + REACH, 2**31 - 1) and int(key) not in taken | keep
         }
         used = taken | keep | set(kept.values())
-        for key, name in wanted.items():
+        for key, (name, former) in wanted.items():
             new = kept[key] if key in kept else next(each for each in free if each not in used)
-            self.survey.goals[key] = Goal(new, name, below(self.destination.root, str(new)), merged=False)
+            self.survey.goals[key] = Goal(new, name, below(self.destination.root, str(new)), False, former)
 
     def _last_id(self) -> int:
         with self.connection.cursor() as cursor:
@@ -234,13 +237,17 @@ class Plan:
             return int(cursor.fetchone()[0])
 
     def _displaced(
-        self, key: str, mapped: tuple[int, str, str, bool], names: dict[str, tuple[int, str]], taken: set[int]
+        self, experiment: Experiment, mapped: Mapped, names: dict[str, tuple[int, str]], taken: set[int]
     ) -> bool:
-        """Say whether somebody has taken the name or id that an earlier start chose, before its rows came."""
-        new, name, _, merged = mapped
-        if merged:
-            return new not in taken
-        return key not in self.brought["experiment"] and (name in names or new in taken)
+        """Say whether what an earlier start chose for an experiment, before its rows came, is no more to be had."""
+        if experiment.key in self.brought["experiment"]:
+            return False
+        if mapped.former != experiment.name:
+            # Another source was at this place.
+            return True
+        if mapped.merged:
+            return mapped.new not in taken
+        return mapped.name in names or mapped.new in taken
 
     @staticmethod
     def _free(name: str, names: Iterable[str]) -> str:
@@ -283,6 +290,8 @@ class Plan:
                 seen[part.kind][part.key] = part.path
                 self.fitter.moves.add(part.location, self.fitter.location(part, goal))
         self.fitter.runs = set(seen["run"])
+        models = self.survey.models.items()
+        self.fitter.prompts = {former: name for former, (name, merged) in models if not merged}
         for kind, (table, column) in TABLES.items():
             others = iter(key for key in seen[kind] if key not in self.brought[kind])
             while batch := list(itertools.islice(others, 10_000)):

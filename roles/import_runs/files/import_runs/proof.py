@@ -11,10 +11,18 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from artifacts import Found, sha256_of
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import augmented_raise_for_status, http_request
+
+from artifacts import PIECE, Found, sha256_of
 from fitting import Fitted
 from parts import BadError, Experiment, ImportFailure, Part, Point
+from places import PROXIED
 from planning import Plan
 from registered import DELETED
 from said import Progress
@@ -34,6 +42,8 @@ KINDS = (
     ),
     *("spans", "registered_models", "versions", "aliases", "artifacts"),
 )
+# MLflow's server refuses paths with these, or changes them.
+REFUSED = set("#%")
 Items = dict[str, list[Any]]
 
 
@@ -66,15 +76,15 @@ class Proof:
 
     def __init__(self, plan: Plan, api: str, threads: int) -> None:
         """Prepare; nothing is asked of the server yet."""
-        import mlflow
-
         mlflow.set_tracking_uri(api)
         mlflow.set_registry_uri(api)
         self.client = mlflow.MlflowClient(api, api)
         self.plan, self.api, self.threads = plan, api, threads
         self.sums = {side: {kind: Sum() for kind in KINDS} for side in ("source", "server")}
         self.different: list[str] = []
+        # What the API gives to nobody was looked for in the database and in the store: its number, and artifacts.
         self.hidden: Counter[str] = Counter()
+        self.refused: list[str] = []
 
     def run(self) -> dict[str, Any]:
         """Compare all. Returns the sums by kind."""
@@ -111,8 +121,6 @@ class Proof:
 
     @staticmethod
     def _asked(job: tuple[str, Items, Callable[[], Items]]) -> tuple[str, Items, Items | str]:
-        from mlflow.exceptions import MlflowException
-
         name, expected, ask = job
         try:
             return name, expected, ask()
@@ -315,18 +323,16 @@ class Proof:
         )
 
     def _artifacts(self, path: str, location: str, found: Found) -> Iterator[tuple[str, Items, Callable[[], Items]]]:
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        repository = get_artifact_repository(location)
-
-        def asked(name: str) -> Callable[[], Items]:
+        def asked(name: str, local: str) -> Callable[[], Items]:
             def ask() -> Items:
-                with tempfile.TemporaryDirectory() as directory:
-                    local = Path(directory, "artifact")
-                    try:
-                        repository._download_file(name, str(local))
-                    except Exception as error:
-                        raise OSError(f"{name} cannot be had: {error}") from error
+                try:
+                    return {"artifacts": [[location, name, self._read(location, name)]]}
+                except Exception as error:
+                    given = name.isprintable() and not set(name) & REFUSED
+                    if given or not self.plan.destination.has(location, name, local):
+                        raise OSError(f"it cannot be had: {error}") from error
+                    self.hidden["artifacts"] += 1
+                    self.refused.append(f"{path}/artifacts/{name}")
                     return {"artifacts": [[location, name, sha256_of(local)]]}
 
             return ask
@@ -336,7 +342,25 @@ class Proof:
                 expected = {"artifacts": [[location, name, sha256_of(local)]]}
             except OSError as error:
                 raise ImportFailure(f"The artifact {local} cannot be read: {error.strerror}.") from error
-            yield f"artifact {path}/artifacts/{name}", expected, asked(name)
+            yield f"artifact {path}/artifacts/{name}", expected, asked(name, local)
+
+    def _read(self, location: str, name: str) -> str:
+        """Return the checksum of an artifact as the server or its store gives it."""
+        if location.startswith(PROXIED):
+            # Not by MLflow's client, which does not quote names.
+            path = quote(f"{location.removeprefix(PROXIED).strip('/')}/{name}")
+            answer = http_request(
+                get_default_host_creds(self.api), f"/api/2.0/mlflow-artifacts/artifacts/{path}", "GET", stream=True
+            )
+            augmented_raise_for_status(answer)
+            digest = hashlib.sha256()
+            for piece in answer.iter_content(PIECE):
+                digest.update(piece)
+            return digest.hexdigest()
+        with tempfile.TemporaryDirectory() as directory:
+            local = Path(directory, "artifact")
+            get_artifact_repository(location)._download_file(name, str(local))
+            return sha256_of(local)
 
     def _registered(self, pool: ThreadPoolExecutor, part: Part) -> None:
         name, merged = self.plan.survey.models[part.key]

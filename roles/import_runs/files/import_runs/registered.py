@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import urllib.parse
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts import Found
@@ -98,14 +101,17 @@ class Registered:
             return new
         if new is not None:
             return new
-        identity, root = self.plan.journal.identity, self.plan.destination.root
-        name = urllib.parse.quote(self.part.key, safe="")
-        location = below(root, f"imported-{identity}", name, str(version))
+        # As it can be part of a URL.
+        name = re.sub(r"[^\w.-]", "_", self.part.key, flags=re.ASCII)
+        if name != self.part.key:
+            name += f"-{hashlib.sha256(self.part.key.encode()).hexdigest()[:8]}"
+        own = f"imported-{self.plan.journal.identity}"
+        location = below(self.plan.destination.root, own, name, str(version))
         found = Found(directory, self.plan.places, path)
         for bad in found.bad:
             self.plan.note(bad)
         self.copies.append((location, found))
-        return location
+        return location if Path(directory).is_dir() else below(location, Path(directory).name)
 
     def bring(self, writer: Writer, rows: list[Fitted], imported: Counter[str], left: list[str]) -> None:
         """Write the rows; of what the server has already, its own wins.

@@ -382,9 +382,8 @@ class Tree:
                 try:
                     if len(fields) not in {4, 6}:
                         raise ValueError(f"it has {len(fields)} fields")
-                    timestamp, _, step, _ = point_of(fields[:3])
+                    timestamp, value, step, _ = point_of(fields[:3])
                     run, *dataset = (each.decode() for each in fields[3:])
-                    value = float(fields[1])
                 except ValueError as error:
                     reason = f"the line is malformed: {' '.join(str(error).split())}"
                     self.note(Bad(f"{self._name(path)}:{number}", reason, "line"))

@@ -212,7 +212,7 @@ class Undo:
             references = [each for each in cursor.fetchall() if each[0] != "experiment_tags"]
         mapped = self.journal.experiments()
         brought = self.journal.brought("experiment")
-        mine = {mapped[key][0] for key in brought}
+        mine = {mapped[key].new for key in brought}
         for key, (experiment, name) in self.journal.brought("experiment_tag").items():
             if experiment not in mine:
                 self._execute(
@@ -222,7 +222,7 @@ class Undo:
                 )
             self._forgotten("experiment_tag", [key])
         for key in brought:
-            new, name = mapped[key][:2]
+            new, name, *_ = mapped[key]
             others = self._others(references, new)
             if others:
                 self.kept.append(f"The experiment {new} ({name!r}) stays: others have {others} in it.")
