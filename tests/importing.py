@@ -96,7 +96,8 @@ class Site:
         self.service.write_text(
             "".join(f"[{name}]\nhost={socket}\nuser=mlflow\ndbname={name}\n" for name in ("mlflow", "mlflow_auth"))
         )
-        self.options: list[str] = []
+        # What the program's unit has beside.
+        self.variables: dict[str, str] = {}
 
     def sql(self, statement: str, *values: Any, database: str = "mlflow") -> list[tuple[Any, ...]]:
         """Execute a statement and return its rows."""
@@ -157,25 +158,18 @@ class Site:
 
     def start(self, command: str, *options: str, source: Path | None = None) -> subprocess.Popen[str]:
         """Start the program."""
-        given = ["--source", str(source)] if source else []
-        where = ["--artifact-destination", str(self.store)]
+        given = ["--state", str(self.state), *options]
+        if source:
+            given += ["--source", str(source)]
+        if "CREDENTIALS_DIRECTORY" not in self.variables:
+            given += ["--artifact-destination", str(self.store)]
         return subprocess.Popen(
-            [
-                sys.executable,
-                str(PROGRAM),
-                command,
-                "--state",
-                str(self.state),
-                *given,
-                *where,
-                *self.options,
-                *options,
-            ],
+            [sys.executable, str(PROGRAM), command, *given],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment(PGSERVICEFILE=str(self.service)),
+            env=environment(PGSERVICEFILE=str(self.service), **self.variables),
         )
 
     def run(self, command: str, *options: str, source: Path | None = None, well: bool | None = True) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 import signal
 import subprocess
@@ -15,8 +16,10 @@ from typing import Any
 
 import psycopg2
 import pytest
+from moto.server import ThreadedMotoServer
 
 from tests.importing import Site, plant, put, run_id
+from tests.moving import REGION, Bucket
 
 IDENTITY = "import_id"
 
@@ -388,6 +391,46 @@ def test_a_full_or_closed_store_ends_in_a_sentence(site: Site, tree: Path) -> No
     assert site.sql("SELECT count(*) FROM runs") == [(0,)]
     (site.store / "10").unlink()
     site.run("import", source=tree)
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, site: Site) -> Iterator[Bucket]:
+    """Give the site a bucket, which its server's settings name."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    made = Bucket(f"http://{host}:{port}", "a-bucket")
+    credentials = tmp_path / "credentials"
+    put(credentials / "server_credentials_artifact_key", "secret")
+    put(
+        credentials / "server_gunicorn.conf.py",
+        "import os, pathlib\n"
+        "os.environ['AWS_SECRET_ACCESS_KEY'] = "
+        "pathlib.Path(os.environ['CREDENTIALS_DIRECTORY'], 'mlflow_artifact_key').read_text()\n"
+        f"os.environ |= {{'MLFLOW_S3_ENDPOINT_URL': 'http://{host}:{port}', 'AWS_ACCESS_KEY_ID': 'key',"
+        f" 'AWS_DEFAULT_REGION': '{REGION}', '_MLFLOW_SERVER_ARTIFACT_ROOT': 'mlflow-artifacts:/',"
+        " '_MLFLOW_SERVER_ARTIFACT_DESTINATION': 's3://a-bucket/some/prefix'}\n",
+    )
+    site.variables = {"CREDENTIALS_DIRECTORY": str(credentials)}
+    yield made
+    site.variables = {}
+    server.stop()
+
+
+def test_artifacts_go_to_a_bucket_and_are_removed_from_it(site: Site, tree: Path, bucket: Bucket) -> None:
+    bucket.put("some/prefix/10/theirs", b"theirs")
+    wanted = [f"some/prefix/{10 if number < 4 else 11}/{run_id(number)}/artifacts/file 0.txt" for number in range(1, 6)]
+    bucket.put(wanted[0], b"1 0")
+    bucket.put(wanted[1], b"2 1")
+    report = site.run("import", source=tree).report
+    assert sorted(bucket.keys()) == sorted([*wanted, "some/prefix/10/theirs"])
+    assert [bucket.get(key) for key in wanted] == [f"{number} 0".encode() for number in range(1, 6)]
+    # What was there as it has to be is not written again.
+    assert bucket.writes().count(wanted[0]) == 1
+    assert bucket.writes().count(wanted[1]) == 2
+    site.run("undo", "--import-id", report[IDENTITY])
+    assert bucket.keys() == ["some/prefix/10/theirs"]
 
 
 def test_locations_of_a_store_that_clients_reach_themselves(site: Site, tree: Path) -> None:

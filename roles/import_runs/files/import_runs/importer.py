@@ -32,10 +32,7 @@ class Importer(Plan):
         survey = self.survey
         with told_of("mlflow"):
             self._reserve()
-        self.progress = Progress(
-            "import",
-            {"runs": survey.counts["runs"], "metric points": survey.counts["metrics"], "B": survey.bytes},
-        )
+        self.progress = Progress("import", {unit: survey.todo[unit] for unit in ("runs", "metric points", "B")})
         self.destination.begin()
         for experiment in self.experiments():
             self._copy(experiment)

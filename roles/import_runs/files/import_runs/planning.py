@@ -17,6 +17,7 @@ from journal import Journal, Mapped
 from parts import Bad, BadError, Experiment, ImportFailure, Part, Source, name_fault
 from places import below
 from registered import Registered
+from said import Progress
 from target import Schema, connect, told_of, written_points
 
 TABLES = {"run": ("runs", "run_uuid"), "model": ("logged_models", "model_id"), "trace": ("trace_info", "request_id")}
@@ -47,6 +48,8 @@ class Survey:
     already: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
     bytes: int = 0
+    # What is not there yet: runs, metric points and bytes of artifacts.
+    todo: Counter[str] = field(default_factory=Counter)
 
 
 class Plan:
@@ -104,6 +107,7 @@ class Plan:
             self._place_models()
             self._know_parts()
             self.connection.rollback()
+        self.progress = Progress("read", {"runs": -1})
         for experiment in self.experiments():
             with contextlib.suppress(BadError):
                 self._count(self.fitter.own(experiment.path, experiment.rows(), self.goal(experiment)))
@@ -118,6 +122,7 @@ class Plan:
             self.survey.counts["artifacts"] += len(found.files)
             self.survey.bytes += found.size
         self.looked = True
+        self.progress.end()
         return self.survey
 
     def goal(self, experiment: Experiment) -> Goal:
@@ -167,7 +172,11 @@ class Plan:
         self.survey.counts["artifacts"] += number
         self.survey.bytes += size
         known = self.brought[part.kind].get(part.key)
-        if known:
+        if part.kind == "run":
+            self.progress.add("runs")
+        if not known:
+            self.survey.todo.update({"runs": int(part.kind == "run"), "metric points": count, "B": size})
+        else:
             self.survey.already[part.kind] += 1
             if known != print_of:
                 self.survey.grown.append(f"{part.kind} {part.key}")

@@ -14,11 +14,11 @@ def say(line: str) -> None:
 
 
 def amount(number: float) -> str:
-    """Return a number as people read it."""
+    """Return a number as people read it; its unit can follow."""
     for factor, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if number >= factor:
-            return f"{number / (factor if unit != 'k' else 1e3):.1f} {unit}"
-    return f"{number:.0f} "
+            return f"{number / (1e3 if unit == 'k' else factor):.1f} {unit}"
+    return f"{number:.0f}"
 
 
 class Progress:
@@ -26,7 +26,7 @@ class Progress:
 
     Args:
         doing: What is done.
-        totals: Number by unit, such as {"runs": 10000}; zeros are not told.
+        totals: Number by unit, such as {"runs": 10000}; zeros are not told, and -1 is a number that is not known.
     """
 
     def __init__(self, doing: str, totals: dict[str, int]) -> None:
@@ -46,21 +46,20 @@ class Progress:
 
     def tell(self) -> None:
         """Say it now."""
-        parts = [
-            f"{amount(self.done[unit])}of {amount(total)}{unit}" if unit == "B" else self._count(unit, total)
-            for unit, total in self.totals.items()
-            if total
-        ]
+        parts = [self._count(unit, total) for unit, total in self.totals.items() if total]
         text = f"{self.doing} {', '.join(parts)}"
         if self.terminal:
-            first = next((unit for unit, total in self.totals.items() if total), None)
+            first = next((unit for unit, total in self.totals.items() if total > 0), None)
             share = min(self.done[first] / self.totals[first], 1) if first else 1
             print(f"\r\033[K{'#' * int(share * 20):.<20} {text}", end="", file=sys.stderr, flush=True)
         else:
-            say(text)
+            print(text, file=sys.stderr, flush=True)
 
     def _count(self, unit: str, total: int) -> str:
-        return f"{amount(self.done[unit]).strip()} of {amount(total).strip()} {unit}"
+        if total < 0:
+            return f"{amount(self.done[unit])} {unit}"
+        told = amount(total)
+        return f"{amount(self.done[unit])} of {told}{'' if unit == 'B' and told[-1].isalpha() else ' '}{unit}"
 
     def end(self) -> None:
         """Leave the line."""
