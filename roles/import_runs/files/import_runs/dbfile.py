@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -80,11 +81,8 @@ def migrated(file: Path, directory: Path) -> Path:
     mark.unlink(missing_ok=True)
     copy.unlink(missing_ok=True)
     try:
-        with (
-            contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as source,
-            contextlib.closing(sqlite3.connect(copy)) as target,
-        ):
-            source.backup(target)
+        with contextlib.closing(sqlite3.connect(copy)) as target:
+            _copy(file, copy, target)
             found = target.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
     except sqlite3.Error as error:
         raise ImportFailure(f"{file} cannot be read as a SQLite file: {error}.") from error
@@ -93,6 +91,17 @@ def migrated(file: Path, directory: Path) -> Path:
     _migrate(file, copy)
     mark.write_text(json.dumps(state))
     return copy
+
+
+def _copy(file: Path, copy: Path, target: sqlite3.Connection) -> None:
+    try:
+        with contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as source:
+            source.backup(target)
+    except sqlite3.OperationalError:
+        # With a write-ahead log, SQLite has to write beside it, which is not for a source that is only read.
+        for suffix in ("", "-wal"):
+            if Path(f"{file}{suffix}").exists():
+                shutil.copyfile(f"{file}{suffix}", f"{copy}{suffix}")
 
 
 def _migrate(file: Path, copy: Path) -> None:

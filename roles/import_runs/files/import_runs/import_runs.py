@@ -14,7 +14,7 @@ there; they also say where it is, if the arguments do not.
 
 Progress goes to standard error. The last line of standard output is a JSON object, lists in it are cut to 100 entries;
 the whole is in <state>/<import id>/report.json. The exit status is 0 if all is well, 1 if it is not, and 2 for wrong
-arguments; then the object has an `error`, which is one sentence.
+arguments; then the object has an `error`, which is one sentence. A plan of what would be refused has one, too.
 """
 
 from __future__ import annotations

@@ -82,6 +82,8 @@ class Proof:
         self.plan, self.api, self.threads = plan, api, threads
         self.sums = {side: {kind: Sum() for kind in KINDS} for side in ("source", "server")}
         self.different: list[str] = []
+        # What datasets hold, by the source's id.
+        self.datasets: dict[str, list[str]] = {}
         # What the API gives to nobody was looked for in the database and in the store: its number, and artifacts.
         self.hidden: Counter[str] = Counter()
         self.refused: list[str] = []
@@ -153,6 +155,9 @@ class Proof:
             return
         own = self._named("experiments", rows)[0]
         tags = {row["key"]: row["value"] for row in self._named("experiment_tags", rows)}
+        names = ("name", "digest", "dataset_source_type", "dataset_source", "dataset_schema", "dataset_profile")
+        for row in self._named("datasets", rows):
+            self.datasets[row["dataset_uuid"]] = [row[name] or "" for name in names]
 
         def ask() -> Items:
             found = self.client.get_experiment(str(goal.new))
@@ -197,10 +202,10 @@ class Proof:
                 {"metrics": [[key, *_plain(each)] for each in points[name]]},
                 self._history(key, name),
             )
-        place = [run["artifact_uri"], str(run["experiment_id"])]
+        place, stage = [run["artifact_uri"], str(run["experiment_id"])], run["lifecycle_stage"]
         expected = {
             "runs": [
-                [key, run["name"], run["status"], run["start_time"], run["end_time"], run["lifecycle_stage"], place],
+                [key, run["name"] or "", run["status"], run["start_time"] or 0, run["end_time"] or 0, stage, place],
             ],
             "params": [[key, row["key"], row["value"]] for row in self._named("params", rows)],
             "tags": [[key, row["key"], row["value"]] for row in self._named("tags", rows)],
@@ -215,7 +220,7 @@ class Proof:
             tags.setdefault(row["input_uuid"], {})[row["name"]] = row["value"]
         for row in self._named("inputs", rows):
             if row["source_type"] == "DATASET":
-                yield [key, "dataset", "", 0, tags.get(row["input_uuid"], {})]
+                yield [key, "dataset", self.datasets.get(row["source_id"]), 0, tags.get(row["input_uuid"], {})]
             elif row["source_type"] in {"RUN_INPUT", "RUN_OUTPUT"}:
                 kind = "model" if row["source_type"] == "RUN_INPUT" else "output"
                 yield [key, kind, row["destination_id"], row["step"] if kind == "output" else 0, {}]
@@ -224,14 +229,16 @@ class Proof:
         found = self.client.get_run(key)
         info = found.info
         edges: list[list[Any]] = [
-            [key, "dataset", "", 0, {tag.key: tag.value for tag in each.tags}] for each in found.inputs.dataset_inputs
+            [key, "dataset", _dataset(each.dataset), 0, {tag.key: tag.value for tag in each.tags}]
+            for each in found.inputs.dataset_inputs
         ]
         edges += [[key, "model", each.model_id, 0, {}] for each in found.inputs.model_inputs or []]
         edges += [[key, "output", each.model_id, each.step, {}] for each in found.outputs.model_outputs or []]
-        place = [info.artifact_uri, info.experiment_id]
+        # What is not known is nothing or zero, as it comes over the wire.
+        place, stage = [info.artifact_uri, info.experiment_id], info.lifecycle_stage
         return {
             "runs": [
-                [key, info.run_name, info.status, info.start_time, info.end_time, info.lifecycle_stage, place],
+                [key, info.run_name or "", info.status, info.start_time or 0, info.end_time or 0, stage, place],
             ],
             "params": [[key, name, value] for name, value in found.data.params.items()],
             "tags": [[key, name, value] for name, value in found.data.tags.items()],
@@ -258,7 +265,8 @@ class Proof:
         metrics = sorted(
             {tuple(map(str, (row[each] for each in names))) for row in self._named("logged_model_metrics", rows)}
         )
-        expected = [key, own["name"], own["artifact_location"], own["model_type"], own["source_run_id"], params, tags]
+        expected = [key, own["name"], own["artifact_location"], own["model_type"] or None, own["source_run_id"] or None]
+        expected += [params, tags]
 
         def ask() -> Items:
             found = self.client.get_logged_model(key)
@@ -296,7 +304,13 @@ class Proof:
 
         def ask() -> Items:
             info = self.client._tracing_client.get_trace_info(key)
-            head = [info.trace_id, info.experiment_id, info.request_time, info.execution_duration, info.state.value]
+            head = [
+                info.trace_id,
+                info.experiment_id,
+                info.request_time,
+                info.execution_duration or 0,
+                info.state.value,
+            ]
             head += [
                 {each: info.tags.get(each) for each in tags},
                 {each: info.trace_metadata.get(each) for each in metadata},
@@ -311,7 +325,7 @@ class Proof:
                 stored = [[key, each] for each in sorted(span.span_id for span in trace.data.spans)]
             return {"traces": [head], "assessments": given, "spans": stored}
 
-        expected = [key, str(own["experiment_id"]), own["timestamp_ms"], own["execution_time_ms"], own["status"]]
+        expected = [key, str(own["experiment_id"]), own["timestamp_ms"], own["execution_time_ms"] or 0, own["status"]]
         yield (
             f"trace {key}",
             {
@@ -430,6 +444,11 @@ def _plain(point: Point) -> list[Any]:
 def _told(metric: Any) -> list[Any]:
     value = float(metric.value)
     return [metric.key, "nan" if value != value else repr(value), metric.timestamp, metric.step]
+
+
+def _dataset(dataset: Any) -> list[str]:
+    given = (dataset.name, dataset.digest, dataset.source_type, dataset.source, dataset.schema, dataset.profile)
+    return [each or "" for each in given]
 
 
 def _value(assessment: Any) -> Any:
