@@ -81,6 +81,9 @@ CASES = {
     "an experiment's bad YAML": Case("11/meta.yaml", "\t", "no YAML", "experiment"),
     "an experiment of another id": Case("12/meta.yaml", "experiment_id: '9'\nname: z\n", "experiment 9", "experiment"),
     "an experiment without a name": Case("13/meta.yaml", "experiment_id: '13'\n", "no name", "experiment"),
+    "an experiment of no stage": Case(
+        "17/meta.yaml", "experiment_id: '17'\nname: s\nlifecycle_stage: odd\n", "active, deleted", "experiment", "17"
+    ),
     "an experiment of a name": Case("named/meta.yaml", "name: x\n", "no id", "experiment", "named"),
     "a name that is there": Case(
         "14/meta.yaml", "experiment_id: '14'\nname: one\n", "the experiment 10", "experiment", "14"

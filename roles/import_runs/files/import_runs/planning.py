@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -105,12 +104,11 @@ class Plan:
                 self.brought[kind] = self.journal.brought(kind)
             self._place_experiments()
             self._place_models()
+            self._count_experiments()
             self._know_parts()
             self.connection.rollback()
         self.progress = Progress("read", {"runs": -1})
         for experiment in self.experiments():
-            with contextlib.suppress(BadError):
-                self._count(self.fitter.own(experiment.path, experiment.rows(), self.goal(experiment)))
             for part in self.parts(experiment):
                 self._look_at(part, self.goal(experiment))
         copies: list[tuple[str, Found]] = []
@@ -262,6 +260,14 @@ class Plan:
     def _free(name: str, names: Iterable[str]) -> str:
         others = (f"{name} {number}" for number in itertools.count(2))
         return next(each for each in itertools.chain([name], others) if each not in names)
+
+    def _count_experiments(self) -> None:
+        for experiment in list(self.experiments()):
+            try:
+                self._count(self.fitter.own(experiment.path, experiment.rows(), self.goal(experiment)))
+            except BadError as error:
+                self.note(Bad(experiment.path, str(error), "experiment"))
+                del self.survey.goals[experiment.key]
 
     def _place_models(self) -> None:
         cursor = self.connection.cursor()

@@ -116,9 +116,9 @@ class Proof:
 
     def _each(self, pool: ThreadPoolExecutor, compare: Callable[..., Any], given: Iterator[tuple[Any, ...]]) -> None:
         """Compare things a few at once: what the source says is read here, in one thread."""
-        while batch := list(itertools.islice(given, self.threads * 4)):
-            jobs = [job for each in batch for job in compare(*each)]
-            for name, expected, found in pool.map(self._asked, jobs):
+        jobs = itertools.chain.from_iterable(compare(*each) for each in given)
+        while batch := list(itertools.islice(jobs, self.threads * 4)):
+            for name, expected, found in pool.map(self._asked, batch):
                 self._compare(name, expected, found)
 
     @staticmethod
