@@ -148,7 +148,7 @@ def test_a_line_that_says_no_share_has_no_bar(line: str) -> None:
     assert follow_unit.bar(line) == line
 
 
-def test_the_command_tells_of_the_unit_and_of_the_last_line(tmp_path: Path) -> None:
+def test_the_command_tells_of_the_unit_and_of_the_last_lines(tmp_path: Path) -> None:
     systemctl, progress = tmp_path / "systemctl", tmp_path / "it's progress"
     systemctl.write_text('#!/bin/sh\nprintf "%s\\n" SubState=running Result=success ExecMainStatus=0\n')
     systemctl.chmod(0o755)
@@ -162,5 +162,5 @@ def test_the_command_tells_of_the_unit_and_of_the_last_line(tmp_path: Path) -> N
     )
     assert follow_unit.parse(done.stdout) == (
         {"SubState": "running", "Result": "success", "ExecMainStatus": "0"},
-        "second 2 of 9",
+        ["first", "second 1 of 9", "second 2 of 9"],
     )

@@ -75,8 +75,8 @@ BAR = 20
 PROPERTIES = ("SubState", "Result", "ExecMainStatus")
 
 
-def parse(output: str) -> tuple[dict[str, str], str]:
-    """Return what systemd said of a unit, by property, and the last line of its program.
+def parse(output: str) -> tuple[dict[str, str], list[str]]:
+    """Return what systemd said of a unit, by property, and the last lines of its program.
 
     Args:
         output: Output of the command that `look` makes.
@@ -85,7 +85,7 @@ def parse(output: str) -> tuple[dict[str, str], str]:
     lines = output.splitlines()
     parts = lines.index("") if "" in lines else len(lines)
     said = dict(line.split("=", 1) for line in lines[:parts] if "=" in line)
-    return said, "".join(lines[parts:]).strip()
+    return said, [line.strip() for line in lines[parts:] if line.strip()]
 
 
 def tail(file: str) -> str:
@@ -94,12 +94,11 @@ def tail(file: str) -> str:
 
 
 def look(unit: str, progress: str) -> str:
-    """Return a command for the host's shell that tells of a unit, and then its program's last line."""
+    """Return a command for the host's shell that tells of a unit, and then its program's last lines."""
     properties = [f"--property={name}" for name in PROPERTIES]
     show = shlex.join(["systemctl", "show", *properties, unit])
     # What a program writes over and over again on one line ends with a carriage return.
-    last = f"tail --bytes=2000 {shlex.quote(progress)} 2>/dev/null | tr '\\r' '\\n' | grep . | tail --lines=1"
-    return f"{show}; echo; {last}"
+    return f"{show}; echo; tail --bytes=2000 {shlex.quote(progress)} 2>/dev/null | tr '\\r' '\\n'"
 
 
 def bar(line: str) -> str:
@@ -144,9 +143,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 self._connection.reset()
                 continue
             reached = time.monotonic()
-            said, last = parse(output)
+            said, lines = parse(output)
             state = said.get("SubState", "dead")
-            self._show(last, arguments.get("prefix", ""), ended=state in ENDED)
+            prefix = arguments.get("prefix", "")
+            news = [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
+            self._show(news[-1] if news else "", ended=state in ENDED)
             if state in ENDED:
                 status = int(said.get("ExecMainStatus") or 0)
                 output = self._low_level_execute_command(tail(arguments["output"]))["stdout"]
@@ -155,14 +156,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                     "state": state,
                     "result": said.get("Result", ""),
                     "status": status,
-                    "last": last,
+                    "last": lines[-1] if lines else "",
                     "output": output.strip(),
                 }
             time.sleep(min(interval, 0.5 + (time.monotonic() - begun) / 10))
 
-    def _show(self, line: str, prefix: str, *, ended: bool) -> None:
+    def _show(self, line: str, *, ended: bool) -> None:
         """Show a line of the program if it is another one than before."""
-        line = line.removeprefix(prefix) if line.startswith(prefix) else self._shown
         if not TERMINAL:
             if line and line != self._shown:
                 self._display.display(f"  {line}")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import mlflow
 import pytest
 import testinfra
 from testinfra.host import Host
@@ -101,26 +102,28 @@ def cut_off(site: Site, server: Host, pasts: dict[str, Path], shown: Unchanged) 
     server.run_test(f'systemd-run --quiet --collect --unit=watch sh -c "{WATCH}"')
     with load(site, "import") as account:
         command, environment = playbook_command(IMPORT, *SENSITIVE, source=source)
-        with subprocess.Popen(
-            command,
-            cwd=os.environ["MOLECULE_PROJECT_DIRECTORY"],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        ) as process:
-            stopped = server.run(STOP_IN_THE_MIDDLE)
+        log = site.state / "cut-off.log"
+        with log.open("w", encoding="utf-8") as written:
+            process = subprocess.Popen(
+                command,
+                cwd=os.environ["MOLECULE_PROJECT_DIRECTORY"],
+                env=environment,
+                stdout=written,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            halted = server.run(STOP_IN_THE_MIDDLE)
             os.killpg(process.pid, signal.SIGKILL)
-            output = process.stdout.read() if process.stdout else ""
-        assert stopped.rc == 0, output[-5000:]
+            returned = process.wait()
+        output = log.read_text(encoding="utf-8", errors="replace")
+        assert halted.rc == 0, output[-5000:]
         server.run_test(f"systemctl kill --signal=KILL {UNIT}")
-        modes = set(server.check_output("find /var/lib/mlflow/imports -printf '%U:%m\\n'").split())
+        modes = set(server.check_output("find /var/lib/mlflow/imports ! -type l -printf '%U:%m\\n'").split())
         again = run_playbook(IMPORT, *SENSITIVE, source=source)
     server.run_test("systemctl stop watch")
     seen = server.check_output("cat /run/watched")
     watched = server.file("/run/watched-once").exists
-    return CutOff(Run(-signal.SIGKILL, output), int(stopped.stdout), again, account, seen, watched, modes)
+    return CutOff(Run(returned, output), int(halted.stdout), again, account, seen, watched, modes)
 
 
 @pytest.fixture(scope="session")
@@ -137,9 +140,20 @@ def repeated(server: Host, pasts: dict[str, Path], imported: Imported) -> Unchan
 
 
 @pytest.fixture(scope="session")
-def refused(server: Host, pasts: dict[str, Path], imported: Imported) -> Unchanged:
+def changed(site: Site, server: Host, pasts: dict[str, Path], repeated: Unchanged) -> Unchanged:
+    """Return the same import once more, when a client has used what was imported in a way that changes it."""
+    del repeated
+    mlflow.set_tracking_uri(site.url)
+    mlflow.set_registry_uri(site.url)
+    assert mlflow.genai.load_prompt(f"prompts:/{TEAM}-prompt/1").format(word="yes") == "Say yes politely."
+    mlflow.MlflowClient().set_registered_model_tag(f"{TEAM}-prompt", "used", "yes")
+    return without_change(server, source=str(pasts["tree"]))
+
+
+@pytest.fixture(scope="session")
+def refused(server: Host, pasts: dict[str, Path], changed: Unchanged) -> Unchanged:
     """Return an import of what has the names of what is there."""
-    del imported
+    del changed
     return without_change(server, source=str(pasts["database"]))
 
 

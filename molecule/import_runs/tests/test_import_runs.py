@@ -75,7 +75,6 @@ def test_a_model_works(imported: Imported, site: Site) -> None:
     mlflow.set_tracking_uri(site.url)
     mlflow.set_registry_uri(site.url)
     assert mlflow.pyfunc.load_model(f"models:/{TEAM}-doubler@champion").predict([2.0]) == [4.0]
-    assert mlflow.genai.load_prompt(f"prompts:/{TEAM}-prompt/1").format(word="yes") == "Say yes politely."
 
 
 def test_it_is_proved_and_reported(imported: Imported) -> None:
@@ -128,6 +127,14 @@ def test_a_second_run_changes_nothing(repeated: Unchanged) -> None:
     assert repeated.run.returned == 0, repeated.run.output[-5000:]
     assert repeated.run.changed == 0
     assert repeated.after == repeated.before
+
+
+def test_what_clients_change_afterwards_is_told_and_stays(changed: Unchanged) -> None:
+    assert changed.run.returned != 0
+    assert f"registered model {TEAM}-prompt" in told(changed.run.output)
+    assert "All of it was there when it was imported; what differs was changed since." in told(changed.run.output)
+    assert changed.run.changed == 0
+    assert changed.after == changed.before
 
 
 # Names that are taken

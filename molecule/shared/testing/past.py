@@ -19,7 +19,7 @@ KINDS = ("file", "sqlite")
 METRIC_POINTS = 40
 # Of the experiments whose runs are long, one each: there is time to cut an import off in the middle.
 LONG_EXPERIMENTS = 5
-LONG_POINTS = 40_000
+LONG_POINTS = 15_000
 LONG_ARTIFACT_BYTES = 2_000_000
 
 
