@@ -131,7 +131,7 @@ def test_a_second_run_changes_nothing(repeated: Unchanged) -> None:
 
 def test_what_clients_change_afterwards_is_told_and_stays(changed: Unchanged) -> None:
     assert changed.run.returned != 0
-    assert f"registered model {TEAM}-prompt" in told(changed.run.output)
+    assert f"registered model {TEAM}-doubler" in told(changed.run.output)
     assert "All of it was there when it was imported; what differs was changed since." in told(changed.run.output)
     assert changed.run.changed == 0
     assert changed.after == changed.before
