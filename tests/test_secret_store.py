@@ -350,8 +350,10 @@ def test_of_those_who_lock_at_once_one_gets_it(backend: Backend, processes: list
         results = at_once(*[lambda pid=pid: backend.run("lock", process=pid) for pid in processes])
         winners = [pid for pid, result in zip(processes, results, strict=True) if result["problems"] == []]
         assert len(winners) == 1, state
+        # Who comes a moment later to a vault may see a claim that gives way to another of the same second.
+        holders = processes if isinstance(backend, KeyVault) else winners
         for result in results:
-            assert result["lock"] or f"(process {winners[0]}) has locked" in result["problems"][0]
+            assert result["lock"] or any(f"(process {pid}) has locked" in result["problems"][0] for pid in holders)
         assert backend.done("look", process=winners[0])["lock"]["owner"].endswith(f"(process {winners[0]})")
         backend.done("unlock", process=winners[0])
         if isinstance(backend, KeyVault):
