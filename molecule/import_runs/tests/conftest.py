@@ -146,7 +146,7 @@ def changed(site: Site, server: Host, pasts: dict[str, Path], repeated: Unchange
     mlflow.set_tracking_uri(site.url)
     mlflow.set_registry_uri(site.url)
     assert mlflow.genai.load_prompt(f"prompts:/{TEAM}-prompt/1").format(word="yes") == "Say yes politely."
-    mlflow.MlflowClient().set_registered_model_tag(f"{TEAM}-doubler", "used", "yes")
+    mlflow.MlflowClient().set_registered_model_tag(f"{TEAM}-doubler", "owner", "somebody else")
     return without_change(server, source=str(pasts["tree"]))
 
 
