@@ -96,7 +96,7 @@ def by_playbook(system: System, source: Path) -> dict[str, float]:
     """
     said: list[str] = []
     figures = watched(system, lambda: said.append(import_runs(f"source={source}")))
-    found = re.search(r"imports/([0-9a-f]+)", said[0])
+    found = re.search(r"by -e undo=([0-9a-f]+)", said[0])
     if not found:
         raise RuntimeError(f"The import has no id:\n{said[0][-2000:]}")
     import_runs(f"undo={found[1]}")
