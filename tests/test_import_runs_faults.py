@@ -165,10 +165,13 @@ def test_ids_that_fit_are_kept_and_the_next_ones_are_free(site: Site, tmp_path: 
 
 def test_an_id_that_is_taken_is_mapped(site: Site, tree: Path) -> None:
     experiment(site, "theirs", 10)
+    put(tree / "models" / "classifier" / "tags" / "_mlflow_experiment_ids", ",10,999,11,")
     ids = site.run("import", source=tree).report["experiment_ids"]
     assert ids["11"] == 11
     assert ids["10"] not in {10, 11}
     assert site.sql("SELECT name FROM experiments WHERE experiment_id = %s", ids["10"]) == [("one",)]
+    used_by = site.sql("SELECT value FROM registered_model_tags WHERE key = '_mlflow_experiment_ids'")
+    assert used_by == [(f",{ids['10']},11,",)]
 
 
 def test_a_conflict_is_refused_before_anything_changes(site: Site, tree: Path) -> None:

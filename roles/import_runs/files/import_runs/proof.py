@@ -24,7 +24,7 @@ from fitting import Fitted
 from parts import BadError, Experiment, ImportFailure, Part, Point
 from places import PROXIED
 from planning import Plan
-from registered import DELETED
+from registered import DELETED, USED_BY, experiments_of
 from said import Progress
 
 KINDS = (
@@ -395,6 +395,8 @@ class Proof:
                 return {"registered_models": [[name, own["description"], tags]], "aliases": _pairs(name, aliases)}
             # Not its public tags, which hide what makes it a prompt.
             told = {each: found._tags.get(each) for each in tags}
+            if {*experiments_of(tags.get(USED_BY, ""))} <= {*experiments_of(told.get(USED_BY) or "")}:
+                told |= {USED_BY: tags[USED_BY]} if USED_BY in tags else {}
             return {
                 "registered_models": [[found.name, found.description or None, told]],
                 "aliases": _pairs(name, given),

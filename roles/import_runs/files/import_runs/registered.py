@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 # The stage of a version that was deleted.
 DELETED = "Deleted_Internal"
+# In this tag MLflow notes which experiments have used a prompt, as ",1,5," (mlflow.prompt.constants), and who loads one
+# adds to it.
+USED_BY = "_mlflow_experiment_ids"
+
+
+def experiments_of(tag: str) -> list[str]:
+    """Return the ids of experiments in the value of a tag USED_BY."""
+    return [each for each in tag.split(",") if each]
 
 
 class Registered:
@@ -59,6 +67,10 @@ class Registered:
         changed = dict(row) | {"name": self.name, "workspace": "default"}
         if table == "registered_model_tags" and row["key"] == "mlflow.prompt.is_prompt":
             self.prompt = str(row["value"]).lower() == "true"
+        if table == "registered_model_tags" and row["key"] == USED_BY:
+            goals = self.plan.survey.goals
+            used_by = [str(goals[each].new) for each in experiments_of(str(row["value"])) if each in goals]
+            changed["value"] = f",{','.join(used_by)},"
         if "version" not in row:
             return changed
         old = int(row["version"])
