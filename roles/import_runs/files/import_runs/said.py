@@ -53,7 +53,7 @@ class Progress:
             share = min(self.done[first] / self.totals[first], 1) if first else 1
             print(f"\r\033[K{'#' * int(share * 20):.<20} {text}", end="", file=sys.stderr, flush=True)
         else:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def _count(self, unit: str, total: int) -> str:
         if total < 0:
@@ -62,7 +62,7 @@ class Progress:
         return f"{amount(self.done[unit])} of {told}{'' if unit == 'B' and told[-1].isalpha() else ' '}{unit}"
 
     def end(self) -> None:
-        """Leave the line."""
+        """Say how far it came, and leave the line."""
+        self.tell()
         if self.terminal:
-            self.tell()
             print(file=sys.stderr, flush=True)
