@@ -56,7 +56,7 @@ def test_clients_notice_nothing(cut_off: CutOff, site: Site) -> None:
 
 def test_the_operator_sees_how_far_it_is(imported: Imported) -> None:
     # At the beginning of a line: what Ansible says at -vvv of its own calls has the same words within one.
-    assert re.search(r"(?m)^  prove 14 of 14 runs", imported.run.output)
+    assert re.search(r"(?m)^  read \d+ runs", imported.run.output)
 
 
 def test_all_of_it_is_there(imported: Imported, pasts: dict[str, Path], site: Site) -> None:
