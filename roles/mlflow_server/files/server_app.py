@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import server_speed
+import server_store
 
 logger = logging.getLogger("mlflow.artifacts")
 
@@ -356,6 +357,8 @@ def create_app(presigned: bool, remembered_seconds: float) -> Any:
     server_speed.look_before_asking_the_database()
     server_speed.forget_what_was_read_without_a_look_at_it()
     server_speed.answer_in_compact_json()
+    server_store.write_and_read_without_objects()
+    server_store.find_runs_for_permissions_by_their_ids()
     application = create_login_app()
     server_speed.remember_administrators(remembered_seconds)
     server_speed.serve_flask_directly(application, flask_app)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ from mlflow.utils.rest_utils import augmented_raise_for_status, http_request
 
 from artifacts import PIECE, Found, sha256_of
 from fitting import Fitted
+from histories import Histories, Items, Job, told
 from parts import BadError, Experiment, ImportFailure, Part, Point
 from places import PROXIED
 from planning import Plan
@@ -44,21 +46,28 @@ KINDS = (
 )
 # MLflow's server refuses paths with these, or changes them.
 REFUSED = set("#%")
-Items = dict[str, list[Any]]
+# Made once: millions of points are written with it.
+AS_TEXT = json.JSONEncoder(sort_keys=True).encode
 
 
 class Sum:
-    """A checksum of many things, whatever their order."""
+    """A checksum of many things, whatever their order.
 
-    def __init__(self) -> None:
-        """Begin with nothing."""
+    Args:
+        texts: The first of them, as text.
+    """
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        """Begin with some things, or with nothing."""
         self.number, self.sum = 0, 0
+        for text in texts:
+            self.number += 1
+            self.sum += int.from_bytes(hashlib.sha256(text.encode()).digest(), "big")
 
-    def add(self, item: Any) -> None:
-        """Add a thing that JSON can hold."""
-        digest = hashlib.sha256(json.dumps(item, sort_keys=True).encode()).digest()
-        self.number += 1
-        self.sum = (self.sum + int.from_bytes(digest, "big")) % 2**256
+    def add(self, other: Sum) -> None:
+        """Add what another has."""
+        self.number += other.number
+        self.sum = (self.sum + other.sum) % 2**256
 
     def __str__(self) -> str:
         """Return it as text."""
@@ -80,6 +89,7 @@ class Proof:
         mlflow.set_registry_uri(api)
         self.client = mlflow.MlflowClient(api, api)
         self.plan, self.api, self.threads = plan, api, threads
+        self.histories = Histories(self.client, api)
         self.sums = {side: {kind: Sum() for kind in KINDS} for side in ("source", "server")}
         self.different: list[str] = []
         # What datasets hold, by the source's id.
@@ -99,7 +109,7 @@ class Proof:
         with ThreadPoolExecutor(self.threads) as pool:
             for experiment in plan.experiments():
                 self._experiment(experiment)
-                self._each(pool, self._part, ((experiment, part) for part in plan.parts(experiment)))
+                self._each(pool, self._parts(experiment))
             for part in plan.source.registry():
                 if part.key in plan.survey.models:
                     self._registered(pool, part)
@@ -114,15 +124,14 @@ class Proof:
             for kind in KINDS
         }
 
-    def _each(self, pool: ThreadPoolExecutor, compare: Callable[..., Any], given: Iterator[tuple[Any, ...]]) -> None:
+    def _each(self, pool: ThreadPoolExecutor, jobs: Iterator[Job]) -> None:
         """Compare things a few at once: what the source says is read here, in one thread."""
-        jobs = itertools.chain.from_iterable(compare(*each) for each in given)
         while batch := list(itertools.islice(jobs, self.threads * 4)):
             for name, expected, found in pool.map(self._asked, batch):
                 self._compare(name, expected, found)
 
     @staticmethod
-    def _asked(job: tuple[str, Items, Callable[[], Items]]) -> tuple[str, Items, Items | str]:
+    def _asked(job: Job) -> tuple[str, Items, Items | str]:
         name, expected, ask = job
         try:
             return name, expected, ask()
@@ -131,16 +140,19 @@ class Proof:
 
     def _compare(self, name: str, expected: Items, found: Items | str) -> None:
         """Add up both sides, and name what differs."""
-        for kind, items in expected.items():
-            for item in items:
-                self.sums["source"][kind].add(item)
+        texts = {kind: _texts(items) for kind, items in expected.items()}
+        sums = {kind: Sum(each) for kind, each in texts.items()}
+        for kind, each in sums.items():
+            self.sums["source"][kind].add(each)
         if isinstance(found, str):
             self.different.append(f"{name}: the server says: {found}")
             return
         for kind, items in found.items():
-            for item in items:
-                self.sums["server"][kind].add(item)
-            if _sorted(items) != _sorted(expected.get(kind, [])):
+            given = _texts(items)
+            if given == texts.get(kind, []):
+                self.sums["server"][kind].add(sums.get(kind, Sum()))
+            else:
+                self.sums["server"][kind].add(Sum(given))
                 self.different.append(f"{name}: {kind} differ")
         for kind, number in (("runs", "runs"), ("metrics", "metric points"), ("artifacts", "artifacts")):
             if kind in found:
@@ -176,7 +188,13 @@ class Proof:
         names = list(self.plan.schema.tables[table])
         return [dict(zip(names, values, strict=True)) for each, values in rows if each == table]
 
-    def _part(self, experiment: Experiment, part: Part) -> Iterator[tuple[str, Items, Callable[[], Items]]]:
+    def _parts(self, experiment: Experiment) -> Iterator[Job]:
+        """Return what is to be asked about all of an experiment."""
+        for part in self.plan.parts(experiment):
+            yield from self._part(experiment, part)
+        yield from self.histories.rest()
+
+    def _part(self, experiment: Experiment, part: Part) -> Iterator[Job]:
         """Return what is to be asked about a part, and what the answers have to be."""
         goal = self.plan.goal(experiment)
         try:
@@ -188,20 +206,15 @@ class Proof:
         if found and found.files:
             yield from self._artifacts(part.path, self.plan.fitter.location(part, goal), found)
 
-    def _run(self, part: Part, rows: list[Fitted]) -> Iterator[tuple[str, Items, Callable[[], Items]]]:
+    def _run(self, part: Part, rows: list[Fitted]) -> Iterator[Job]:
         run = self._named("runs", rows)[0]
         key = part.key
-        points: dict[str, list[Point]] = {}
         latest = []
-        # Keys come one after the other: one is held at a time.
         for name, group in itertools.groupby(part.points(), key=lambda point: point[0]):
-            points = {name: sorted(set(group), key=lambda point: (point[3], point[2], point[1], point[4]))}
-            latest.append([key, *_plain(points[name][-1])])
-            yield (
-                f"run {key}, metric {name}",
-                {"metrics": [[key, *_plain(each)] for each in points[name]]},
-                self._history(key, name),
-            )
+            ordered = sorted(set(group), key=lambda point: (point[3], point[2], point[1], point[4]))
+            points = [_plain(key, each) for each in ordered]
+            latest.append(points[-1])
+            yield from self.histories.add(key, name, points)
         place, stage = [run["artifact_uri"], str(run["experiment_id"])], run["lifecycle_stage"]
         expected = {
             "runs": [
@@ -242,17 +255,13 @@ class Proof:
             ],
             "params": [[key, name, value] for name, value in found.data.params.items()],
             "tags": [[key, name, value] for name, value in found.data.tags.items()],
-            "latest_metrics": [[key, *_told(metric)] for metric in found.data._metric_objs],
+            "latest_metrics": [
+                told(key, each.key, each.value, each.timestamp, each.step) for each in found.data._metric_objs
+            ],
             "inputs": sorted(edges),
         }
 
-    def _history(self, key: str, name: str) -> Callable[[], Items]:
-        def ask() -> Items:
-            return {"metrics": [[key, *_told(metric)] for metric in self.client.get_metric_history(key, name)]}
-
-        return ask
-
-    def _model(self, part: Part, rows: list[Fitted]) -> Iterator[tuple[str, Items, Callable[[], Items]]]:
+    def _model(self, part: Part, rows: list[Fitted]) -> Iterator[Job]:
         key = part.key
         own = self._named("logged_models", rows)[0]
         if own["lifecycle_stage"] == "deleted":
@@ -291,7 +300,7 @@ class Proof:
                 self.different.append(f"{title}, which is deleted, is not in the database")
         self.plan.connection.rollback()
 
-    def _trace(self, part: Part, rows: list[Fitted]) -> Iterator[tuple[str, Items, Callable[[], Items]]]:
+    def _trace(self, part: Part, rows: list[Fitted]) -> Iterator[Job]:
         key = part.key
         own = self._named("trace_info", rows)[0]
         tags = {row["key"]: row["value"] for row in self._named("trace_tags", rows)}
@@ -336,7 +345,7 @@ class Proof:
             ask,
         )
 
-    def _artifacts(self, path: str, location: str, found: Found) -> Iterator[tuple[str, Items, Callable[[], Items]]]:
+    def _artifacts(self, path: str, location: str, found: Found) -> Iterator[Job]:
         def asked(name: str, local: str) -> Callable[[], Items]:
             def ask() -> Items:
                 try:
@@ -409,7 +418,10 @@ class Proof:
         self._compare(*self._asked((f"registered model {name}", expected, ask)))
         for version in self._named("model_versions", rows):
             self._version(name, version, rows)
-        self._each(pool, self._artifacts, ((part.path, location, found) for location, found in copies))
+        self._each(
+            pool,
+            itertools.chain.from_iterable(self._artifacts(part.path, location, found) for location, found in copies),
+        )
 
     def _version(self, name: str, own: dict[str, Any], rows: list[Fitted]) -> None:
         number = own["version"]
@@ -433,19 +445,14 @@ def _pairs(name: str, aliases: dict[str, int]) -> list[Any]:
     return [[name, alias, version] for alias, version in sorted(aliases.items())]
 
 
-def _sorted(items: list[Any]) -> list[str]:
-    return sorted(json.dumps(item, sort_keys=True) for item in items)
+def _texts(items: list[Any]) -> list[str]:
+    return sorted(map(AS_TEXT, items))
 
 
-def _plain(point: Point) -> list[Any]:
+def _plain(run_id: str, point: Point) -> list[Any]:
     """Return a point as the API gives it."""
     key, value, timestamp, step, is_nan = point
-    return [key, "nan" if is_nan else repr(value), timestamp, step]
-
-
-def _told(metric: Any) -> list[Any]:
-    value = float(metric.value)
-    return [metric.key, "nan" if value != value else repr(value), metric.timestamp, metric.step]
+    return told(run_id, key, math.nan if is_nan else value, timestamp, step)
 
 
 def _dataset(dataset: Any) -> list[str]:
