@@ -271,7 +271,8 @@ def test_a_history_is_read_as_mlflow_reads_it(store: Any, experiment: str, most:
     values = [1.0, math.nan, math.inf, -0.5, 1e300, 3.0, 3.0]
     metrics = [Metric("a", value, 100 - step, step // 2) for step, value in enumerate(values)]
     store.log_batch(run, *batch([*metrics, Metric("another", 1.0, 1, 1)]))
-    pages, token = [], None
+    pages: list[Any] = []
+    token = None
     while not pages or token:
         ours = server_store.get_metric_history(store, run, "a", most, token)
         upstream = UPSTREAM["get_metric_history"](store, run, "a", most, token)

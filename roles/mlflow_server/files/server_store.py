@@ -42,6 +42,17 @@ INSERT INTO params (run_uuid, key, value)
 SELECT %(run_id)s, key, value
 FROM unnest(CAST(%(keys)s AS varchar[]), CAST(%(values)s AS varchar[])) AS given (key, value)
 """
+COLUMNS_OF_RUN = (
+    "run_uuid",
+    "name",
+    "experiment_id",
+    "user_id",
+    "status",
+    "start_time",
+    "end_time",
+    "lifecycle_stage",
+    "artifact_uri",
+)
 LATEST_OF_RUN = "SELECT key, value, timestamp, step, is_nan FROM latest_metrics WHERE run_uuid = %(run_id)s"
 PARAMS_OF_RUN = "SELECT key, value FROM params WHERE run_uuid = %(run_id)s"
 TAGS_OF_RUN = "SELECT key, value FROM tags WHERE run_uuid = %(run_id)s"
@@ -282,10 +293,8 @@ def get_run(store: Any, run_id: str) -> Any:
     from mlflow.entities import Run, RunInputs, RunOutputs
     from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlParam, SqlRun, SqlTag
 
-    columns = (SqlRun.run_uuid, SqlRun.name, SqlRun.experiment_id, SqlRun.user_id, SqlRun.status, SqlRun.start_time)
-    columns += (SqlRun.end_time, SqlRun.lifecycle_stage, SqlRun.artifact_uri)
     with store.ManagedSessionMaker() as session:
-        own = find_run(store, session, run_id, *columns)
+        own = find_run(store, session, run_id, *(getattr(SqlRun, name) for name in COLUMNS_OF_RUN))
         ask = session.connection().exec_driver_sql
         parts = {
             name: [Readable(kind, row) for row in ask(query, {"run_id": run_id})]
@@ -295,7 +304,7 @@ def get_run(store: Any, run_id: str) -> Any:
                 ("tags", SqlTag, TAGS_OF_RUN),
             )
         }
-        named = {column.key: getattr(own, column.key) for column in columns}
+        named = {name: getattr(own, name) for name in COLUMNS_OF_RUN}
         run = SqlRun.to_mlflow_entity(SimpleNamespace(**named, **parts))
         has = ask(HAS_INPUTS, {"run_id": run_id}).one()
         datasets = store._get_run_inputs(run_uuids=[run_id], session=session)[0] if has.datasets else []

@@ -45,19 +45,19 @@ class Histories:
         return OfManyRuns(self.client, self.api)
 
     def add(self, run_id: str, key: str, points: list[Any]) -> Iterator[Job]:
-        """Add the history of a metric in a run. Yields jobs when enough have come together.
+        """Add the history of a metric in a run. Yields the former ones when enough have come together.
 
         Args:
             run_id: Id of the run.
             key: Key of the metric.
             points: What the server is to have of it, as told() has it.
         """
+        if self._held + len(points) > POINTS_HELD or len(self._of_keys[key].runs) == RUNS_MAX:
+            yield from self.rest()
         histories = self._of_keys[key]
         histories.runs.append(run_id)
         self._jobs.append((f"run {run_id}, metric {key}", {"metrics": points}, lambda: histories.ask(run_id, key)))
         self._held += len(points)
-        if self._held >= POINTS_HELD or len(histories.runs) == RUNS_MAX:
-            yield from self.rest()
 
     def rest(self) -> Iterator[Job]:
         """Yield what was added and did not come yet."""
