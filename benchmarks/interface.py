@@ -19,14 +19,17 @@ PAGE, SHOWN = "/#/experiments", "listed-100"
 # What the page loads late is counted too: until nothing has ended for so long. A page need never be idle, since it may
 # ask for what the machine does not let through.
 QUIET_SECONDS, QUIET_SECONDS_MAX = 1.0, 15.0
+# On one machine bytes cost next to nothing; a user is at the end of a line. Milliseconds for a request, bytes a second.
+LINE = {"offline": False, "latency": 20, "downloadThroughput": 20e6 / 8, "uploadThroughput": 20e6 / 8}
 
 
-def load(context: BrowserContext, system: System) -> dict[str, float]:
+def load(context: BrowserContext, system: System, line: dict[str, Any] | None) -> dict[str, float]:
     """Open the list of experiments in a new tab.
 
     Args:
         context: A window of the browser, with the cache that it has.
         system: What is opened.
+        line: What the browser is slowed down to, if anything, as its protocol has it.
 
     Returns:
         Seconds until an experiment is seen, bytes over the network, and requests.
@@ -36,6 +39,8 @@ def load(context: BrowserContext, system: System) -> dict[str, float]:
     protocol = context.new_cdp_session(page)
     protocol.on("Network.loadingFinished", lambda event: ended.append(event["encodedDataLength"]))
     protocol.send("Network.enable")
+    if line:
+        protocol.send("Network.emulateNetworkConditions", line)
     began = time.monotonic()
     page.goto(system.url + PAGE)
     expect(page.get_by_text(SHOWN, exact=True).first).to_be_visible()
@@ -56,13 +61,17 @@ def wait_until_quiet(page: Page, ended: Sequence[float]) -> None:
 
 
 def measure(system: System) -> dict[str, dict[str, float]]:
-    """Return the figures of a first load and of a second one."""
+    """Return the figures of a first load and of a second one, on this machine and as if over a line."""
     options: dict[str, Any] = {"viewport": {"width": 1400, "height": 1000}}
     if system.login:
         # Not as credentials, for whose sake Playwright steps between the page and the network, and past the cache.
         login = base64.b64encode(":".join(system.login).encode()).decode()
         options["extra_http_headers"] = {"Authorization": f"Basic {login}"}
-    with tempfile.TemporaryDirectory() as home, launched(system.ca_file, Path(home)) as browser:
-        context = browser.new_context(**options)
-        context.set_default_timeout(120_000)
-        return {"empty cache": load(context, system), "warm cache": load(context, system)}
+    found = {}
+    for place, line in {"": None, ", 20 Mbit/s": LINE}.items():
+        with tempfile.TemporaryDirectory() as home, launched(system.ca_file, Path(home)) as browser:
+            context = browser.new_context(**options)
+            context.set_default_timeout(120_000)
+            for cache in ("empty cache", "warm cache"):
+                found[cache + place] = load(context, system, line)
+    return found

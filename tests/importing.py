@@ -107,7 +107,20 @@ class Site:
                 cursor.execute(statement, values or None)
                 return list(cursor.fetchall()) if cursor.description else []
 
-    def make(self) -> None:
+    @classmethod
+    def made(cls, socket: Path, directory: Path) -> Site:
+        """Return a site with nothing in it.
+
+        Args:
+            socket: Directory of PostgreSQL's socket.
+            directory: For all files.
+        """
+        site = cls(socket, directory)
+        site._make_databases()
+        site.reset()
+        return site
+
+    def _make_databases(self) -> None:
         """Make both databases as MLflow does."""
         for name in ("mlflow", "mlflow_auth"):
             self.sql(f"CREATE DATABASE {name}", database="postgres")

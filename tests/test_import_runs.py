@@ -37,10 +37,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], P
 @pytest.fixture(scope="module")
 def site(postgresql: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """Make a site."""
-    made = Site(postgresql, tmp_path_factory.mktemp("site"))
-    made.make()
-    made.reset()
-    return made
+    return Site.made(postgresql, tmp_path_factory.mktemp("site"))
 
 
 class Round:

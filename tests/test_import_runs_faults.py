@@ -27,9 +27,7 @@ IDENTITY = "import_id"
 @pytest.fixture(scope="module")
 def made(postgresql: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """Make a site."""
-    site = Site(postgresql, tmp_path_factory.mktemp("site"))
-    site.make()
-    return site
+    return Site.made(postgresql, tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture

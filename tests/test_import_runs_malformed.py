@@ -152,10 +152,7 @@ def spoil(tree: Path) -> None:
 @pytest.fixture(scope="module")
 def site(postgresql: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """Make a site."""
-    made = Site(postgresql, tmp_path_factory.mktemp("site"))
-    made.make()
-    made.reset()
-    return made
+    return Site.made(postgresql, tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture(scope="module")

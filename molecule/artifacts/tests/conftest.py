@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import signal
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-import testinfra
 from mlflow import MlflowClient
 from testinfra.host import Host
 
@@ -36,8 +33,7 @@ def site() -> Site:
 @pytest.fixture(scope="session")
 def server(site: Site) -> Host:
     """Return its host, also to fixtures that live longer than a test."""
-    inventory = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
-    return testinfra.get_host(f"ansible://{site.host}?ansible_inventory={inventory}")
+    return site.connection()
 
 
 @pytest.fixture(scope="session")

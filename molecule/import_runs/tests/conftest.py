@@ -13,7 +13,6 @@ from pathlib import Path
 
 import mlflow
 import pytest
-import testinfra
 from testinfra.host import Host
 
 from testing.deployment import Login, Site
@@ -49,8 +48,7 @@ def site() -> Site:
 @pytest.fixture(scope="session")
 def server(site: Site) -> Host:
     """Return its host, also to fixtures that live longer than a test."""
-    inventory = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
-    return testinfra.get_host(f"ansible://{site.host}?ansible_inventory={inventory}")
+    return site.connection()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
-from pathlib import Path
 
 import pytest
-import testinfra
 from testinfra.host import Host
 
 from testing.deployment import Login, Site
@@ -39,5 +36,4 @@ def writer(site: Site) -> Login:
 @pytest.fixture(scope="session")
 def hosts(site: Site, other: Site) -> list[Host]:
     """Return both hosts, the one with the database first."""
-    inventory = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
-    return [testinfra.get_host(f"ansible://{each.host}?ansible_inventory={inventory}") for each in (site, other)]
+    return [each.connection() for each in (site, other)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import requests
+import testinfra
 from testinfra.host import Host
 
 # A user's name and password.
@@ -48,6 +49,11 @@ class Site:
         """Return the same site on its other host."""
         port, host = os.environ["SITE_OTHER_HTTPS_PORT"], os.environ["SITE_OTHER_HOST"]
         return replace(self, url=f"https://localhost:{port}", host=host)
+
+    def connection(self) -> Host:
+        """Return a way to its host, also for fixtures that live longer than a test."""
+        inventory = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
+        return testinfra.get_host(f"ansible://{self.host}?ansible_inventory={inventory}")
 
     @property
     def ca_file(self) -> Path:
