@@ -209,7 +209,7 @@ PARTS = {
     "import": measure_import,
 }
 # Parts that do not take all systems.
-SYSTEMS_OF = {"import": ("site",)}
+SYSTEMS_OF = {"import": ("site",)} | dict.fromkeys(("size", "ui", "artifacts", "life"), ("plain", "site"))
 
 
 def main() -> int:
