@@ -1,5 +1,6 @@
 """That MLflow's store keeps the same rows and says the same: each replacement beside what it replaces."""
 
+import json
 import math
 import random
 import uuid
@@ -26,7 +27,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.server import auth
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 import server_store
 
@@ -34,7 +35,14 @@ Functions = dict[str, Callable[..., Any]]
 # Upstream's, whatever a test has replaced since.
 UPSTREAM: Functions = {
     name: vars(SqlAlchemyStore)[name]
-    for name in ("log_batch", "_log_metrics_once", "get_run", "get_metric_history", "get_metric_history_bulk")
+    for name in (
+        "create_run",
+        "log_batch",
+        "_log_metrics_once",
+        "get_run",
+        "get_metric_history",
+        "get_metric_history_bulk",
+    )
 }
 OURS: Functions = {
     "log_batch": server_store.log_batch,
@@ -299,10 +307,62 @@ def test_histories_of_several_runs_are_read_as_mlflow_reads_them(store: Any, exp
     assert not server_store.get_metric_history_bulk(store, [], "a", most)
 
 
-def test_mlflow_writes_and_reads_by_it(store: Any, experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace MLflow's functions for a test."""
     for name, upstream in UPSTREAM.items():
         monkeypatch.setattr(SqlAlchemyStore, name, upstream)
     server_store.write_and_read_without_objects()
+
+
+NEW_RUNS: dict[str, tuple[str, list[RunTag]]] = {
+    "a name": ("name", []),
+    "a name and tags": ("name", [RunTag("t", "1"), RunTag("größe", "模型")]),
+    "a name as a tag": ("", [RunTag("mlflow.runName", "tagged")]),
+    "two names": ("name", [RunTag("mlflow.runName", "another")]),
+}
+
+
+def created(store: Any, create: Callable[..., Any], experiment: str, name: str, tags: list[RunTag]) -> Any:
+    """Return what comes of a new run: what is told of it, and its rows, but for its id."""
+    try:
+        run = create(store, experiment, "user", 12345, tags, name)
+    except MlflowException as error:
+        return error.error_code, str(error)
+    run_id = run.info.run_id
+    with store.engine.connect() as connection:
+        row = connection.execute(text("SELECT * FROM runs WHERE run_uuid = :run_id"), {"run_id": run_id}).one()
+    said = json.dumps([told(message_to_dict(run)), row._asdict(), rows(store, run_id)], default=str, sort_keys=True)
+    return said.replace(run_id, "<run>")
+
+
+@pytest.mark.usefixtures("replaced")
+@pytest.mark.parametrize("named", NEW_RUNS.values(), ids=NEW_RUNS)
+def test_a_run_is_made_as_mlflow_makes_it(store: Any, experiment: str, named: tuple[str, list[RunTag]]) -> None:
+    deleted = str(store.create_experiment(uuid.uuid4().hex))
+    store.delete_experiment(deleted)
+    for where in (experiment, deleted, "987654321", "no number"):
+        said = created(store, SqlAlchemyStore.create_run, where, *named)
+        assert said == created(store, UPSTREAM["create_run"], where, *named)
+        assert ("<run>" in said) == (where == experiment and named != NEW_RUNS["two names"])
+
+
+@pytest.mark.usefixtures("replaced")
+def test_a_run_is_made_with_one_connection(store: Any, experiment: str) -> None:
+    began: list[Any] = []
+    count = began.append
+    event.listen(store.engine, "begin", count)
+    try:
+        store.create_run(experiment, "user", 1, [RunTag("t", "1")], "name")
+        ours, began[:] = len(began), []
+        UPSTREAM["create_run"](store, experiment, "user", 1, [RunTag("t", "1")], "name")
+    finally:
+        event.remove(store.engine, "begin", count)
+    assert (ours, len(began)) == (1, 2)
+
+
+@pytest.mark.usefixtures("replaced")
+def test_mlflow_writes_and_reads_by_it(store: Any, experiment: str) -> None:
     assert SqlAlchemyStore._log_metrics_once is server_store.log_metrics
     run = new_run(store, experiment)
     store.log_metric(run, Metric("a", 1.0, 1, 1))
