@@ -104,8 +104,8 @@ def find_runs_for_permissions_by_their_ids() -> None:
     auth._get_tracking_store = lambda: StoreForPermissions(upstream())
 
 
-class StoreForPermissions:
-    """MLflow's store, as its login asks it.
+class InFrontOf:
+    """MLflow's store, but for what a class of this one answers itself.
 
     Args:
         store: The store.
@@ -118,6 +118,10 @@ class StoreForPermissions:
     def __getattr__(self, name: str) -> Any:
         """Return what the store has."""
         return getattr(self._store, name)
+
+
+class StoreForPermissions(InFrontOf):
+    """MLflow's store, as its login asks it."""
 
     def get_run(self, run_id: str) -> Any:
         """Return a run with nothing but the id of its experiment.
@@ -132,24 +136,14 @@ class StoreForPermissions:
         return SimpleNamespace(info=SimpleNamespace(experiment_id=str(run.experiment_id)))
 
 
-class StoreForNewRun:
+class StoreForNewRun(InFrontOf):
     """MLflow's store, as it makes a run.
 
-    It looks for its experiment with a connection of its own, its tags included, and for the inputs of a run that has
-    just been made.
-
-    Args:
-        store: The store.
+    Left alone, that looks for the experiment with a second connection, its tags included, and for the inputs of a run
+    that has just been made.
     """
 
-    def __init__(self, store: Any) -> None:
-        """Keep the store."""
-        self._store = store
-        self._session: Any = None
-
-    def __getattr__(self, name: str) -> Any:
-        """Return what the store has."""
-        return getattr(self._store, name)
+    _session: Any = None
 
     @contextlib.contextmanager
     def ManagedSessionMaker(self, *, read_only: bool) -> Iterator[Any]:
