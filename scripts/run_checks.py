@@ -181,12 +181,11 @@ def chosen(arguments: list[str]) -> tuple[list[Check], list[Check]]:
     if not arguments or "unit" in arguments:
         checks += unit_checks()
     together = scenario_checks([name for name in known if not arguments or name in arguments])
-    if len(together) > 1:
-        # The last one, which is short, makes what all the others share: the image, and a cache of packages.
+    measured = bench_checks() if not arguments or "bench" in arguments else []
+    if together and len(together + measured) > 1:
+        # The last scenario, which is short, makes what all the others share: the image, the network, and a cache.
         checks.append(together.pop())
-    if not arguments or "bench" in arguments:
-        together += bench_checks()
-    return checks, together
+    return checks, together + measured
 
 
 def results(alone: list[Check], together: list[Check]) -> Iterator[tuple[int, int]]:
