@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from plugins.module_utils import artifact_store as base
+    from plugins.module_utils.artifact_store import main
 else:
     from ansible.module_utils import artifact_store as base
+    # Mitogen knows a module written for Ansible by an import like this one.
+    from ansible.module_utils.artifact_store import main
 
 try:
     from azure.core import exceptions
@@ -655,4 +658,4 @@ def is_own_cors(rule: Mapping[str, Any]) -> bool:
 
 
 if __name__ == "__main__":
-    base.main(Container, OPTIONS)
+    main(Container, OPTIONS)

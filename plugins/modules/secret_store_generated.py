@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, ClassVar, TextIO
 
 if TYPE_CHECKING:
     from plugins.module_utils import secret_store as base
+    from plugins.module_utils.secret_store import main
 else:
     from ansible.module_utils import secret_store as base
+    # Mitogen knows a module written for Ansible by an import like this one.
+    from ansible.module_utils.secret_store import main
 
 DOCUMENTATION = r"""
 module: secret_store_generated
@@ -250,4 +253,4 @@ class Files(base.Store):
 
 
 if __name__ == "__main__":
-    base.main(Files)
+    main(Files)
