@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from plugins.module_utils.artifact_store import main
 else:
     from ansible.module_utils import artifact_store as base
+
     # Mitogen knows a module written for Ansible by an import like this one.
     from ansible.module_utils.artifact_store import main
 

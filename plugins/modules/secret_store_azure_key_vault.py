@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from plugins.module_utils.secret_store import main
 else:
     from ansible.module_utils import secret_store as base
+
     # Mitogen knows a module written for Ansible by an import like this one.
     from ansible.module_utils.secret_store import main
 

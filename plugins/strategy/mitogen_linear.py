@@ -24,5 +24,5 @@ except ImportError:
     StrategyModule = Linear
 else:
 
-    class StrategyModule(StrategyMixin, Linear):  # type: ignore[misc, no-redef]
+    class StrategyModule(StrategyMixin, Linear):  # type: ignore[misc, no-redef, valid-type]
         """The strategy `linear`, with Mitogen's connections."""
