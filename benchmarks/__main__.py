@@ -17,7 +17,7 @@ from playwright.sync_api import Error as BrowserError
 from benchmarks import artifacts, imports, interface, life
 from benchmarks.operations import Load, measure, operations, seed
 from benchmarks.report import RESULTS, Figure, Results, draw_bars, draw_sizes, megabytes, milliseconds, number, table
-from benchmarks.systems import STATE, SYSTEMS, System, alone, ensure, remove, say
+from benchmarks.systems import FIVE_HOSTS, STATE, SYSTEMS, System, alone, ensure, five_hosts, remove, say
 
 SECONDS = Figure("seconds", "s", number)
 OF_LOAD = [
@@ -170,6 +170,10 @@ def measure_life(extent: Extent) -> Results:
         say("a second run, and one that switches colours")
         results.add("second run, no change", system.name, turn, life.second_run())
         results.add("switch of colours", system.name, turn, life.switch(system, turn))
+    say("a site of five hosts")
+    with five_hosts():
+        for turn in range(extent.rounds):
+            results.add("second run of five hosts, no change", "site", turn, life.second_run(FIVE_HOSTS))
     for turn, system in extent.turns(extent.two()):
         say(f"{system.name}, a killed master")
         results.add("without service after a killed master", system.name, turn, life.killed_master(system))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +19,9 @@ import requests
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".cache" / "bench"
 READY_SECONDS = 180
+# Inventories: the site that all parts measure, and one of five hosts.
+SITE = "benchmarks/inventory"
+FIVE_HOSTS = "benchmarks/five_hosts"
 KERNEL = Path("/sys/fs/cgroup")
 
 
@@ -190,17 +194,17 @@ def playbook(*arguments: str) -> str:
     return done.stdout
 
 
-def site_playbook(*arguments: str) -> str:
-    """Deploy the site and return what that prints."""
-    return playbook("-i", "benchmarks/inventory", "playbooks/site.yml", *arguments)
+def site_playbook(*arguments: str, inventory: str = SITE) -> str:
+    """Deploy the site, of one host or of five, and return what that prints."""
+    return playbook("-i", inventory, "playbooks/site.yml", *arguments)
 
 
 def create(system: System) -> None:
     """Start a system's host, as a cloud would hand it over; one that is there is removed first."""
     remove([system])
     if system.name == "site":
-        subprocess.run(["rm", "-rf", str(STATE / "site")], check=True)
-    playbook("benchmarks/hosts.yml", "-e", json.dumps({"names": [system.container]}))
+        shutil.rmtree(STATE / "site", ignore_errors=True)
+    hosts("started", [system.container])
     system.__dict__.pop("_group", None)
 
 
@@ -208,9 +212,28 @@ def remove(systems: Sequence[System]) -> None:
     """Remove the hosts of systems."""
     for system in systems:
         subprocess.run(["podman", "unpause", system.container], capture_output=True, check=False)
-    playbook(
-        "benchmarks/hosts.yml", "-e", json.dumps({"names": [each.container for each in systems], "state": "absent"})
-    )
+    hosts("absent", [each.container for each in systems])
+
+
+def hosts(state: str, names: Sequence[str]) -> None:
+    """Start hosts, or remove them."""
+    playbook("benchmarks/hosts.yml", "-e", json.dumps({"state": state, "names": names}))
+
+
+@contextmanager
+def five_hosts() -> Iterator[None]:
+    """Have a site of five hosts, deployed, and none of the other systems."""
+    names = ["bench-database", *(f"bench-server-{number}" for number in range(1, 5))]
+    for system in SYSTEMS.values():
+        subprocess.run(["podman", "pause", system.container], capture_output=True, check=False)
+    hosts("absent", names)
+    shutil.rmtree(STATE / "five_hosts", ignore_errors=True)
+    try:
+        hosts("started", names)
+        site_playbook(inventory=FIVE_HOSTS)
+        yield
+    finally:
+        hosts("absent", names)
 
 
 def install(system: System) -> str:

@@ -5,6 +5,7 @@ A name of this project's, as the place of Mitogen's own plugin depends on where 
 
 from __future__ import annotations
 
+from ansible.collections.list import list_collection_dirs
 from ansible.plugins.loader import strategy_loader
 
 DOCUMENTATION = """
@@ -23,6 +24,10 @@ try:
 except ImportError:
     StrategyModule = Linear
 else:
+
+    # Mitogen asks for these in every process that runs a module of a collection; what is imported here is there already.
+    for _ in list_collection_dirs():
+        pass
 
     class StrategyModule(StrategyMixin, Linear):  # type: ignore[misc, no-redef, valid-type]
         """The strategy `linear`, with Mitogen's connections."""
