@@ -24,8 +24,7 @@ try:
 except ImportError:
     StrategyModule = Linear
 else:
-
-    # Mitogen asks for these in every process that runs a module of a collection; what is imported here is there already.
+    # Mitogen asks for these in every process that runs a module of a collection; what is imported here, they have.
     for _ in list_collection_dirs():
         pass
 
