@@ -304,4 +304,5 @@ def test_old_releases_are_pruned_to_the_number(host: Host) -> None:
     assert run.returned == 0, run.output[-3000:]
     left = host.check_output("ls /opt/mlflow/releases").split()
     assert len(left) <= 3
+    assert not {"old-2", "old-3"} & set(left)
     assert Path(host.check_output("readlink --canonicalize /opt/mlflow/active/release")).name in left
