@@ -65,6 +65,12 @@ def test_one_process_runs_all_modules(playbook: Path) -> None:
     assert first == second
 
 
+def test_root_needs_no_sudo_on_this_machine(playbook: Path) -> None:
+    """Who is root already becomes nobody else."""
+    first, second = parents(playbook, {}, ANSIBLE_BECOME="true", ANSIBLE_BECOME_EXE="/no/such/sudo")
+    assert first == second
+
+
 def test_without_mitogen_it_is_linear(playbook: Path) -> None:
     """Who has Ansible alone deploys all the same."""
     first, second = parents(playbook, {"ansible_mitogen": None})

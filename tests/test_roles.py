@@ -171,9 +171,11 @@ def test_tasks_are_named_after_their_file_and_handlers_are_named(role: Path) -> 
     for task in tasks_of(role):
         name = task.keywords.get("name", "")
         assert name, task.name
-        # A file of imports alone is a table of contents.
-        imports = all("ansible.builtin.import_tasks" in entry for entry in load(task.path))
-        if task.path.parent.name == "tasks" and task.path.stem != "main" and not imports:
+        # A file that takes in others, and does no more, is a table of contents.
+        contents = all(
+            {"ansible.builtin.import_tasks", "ansible.builtin.include_tasks"} & set(entry) for entry in load(task.path)
+        )
+        if task.path.parent.name == "tasks" and task.path.stem != "main" and not contents:
             # configure_self_signed.yml: "Configure | …" or "Configure self signed | …".
             words = task.path.stem.split("_")
             heads = {" ".join(words[:count]) for count in range(1, len(words) + 1)}

@@ -5,6 +5,8 @@ A name of this project's, as the place of Mitogen's own plugin depends on where 
 
 from __future__ import annotations
 
+import getpass
+
 from ansible.collections.list import list_collection_dirs
 from ansible.plugins.loader import strategy_loader
 
@@ -21,12 +23,25 @@ Linear = strategy_loader.get("linear", class_only=True)
 
 try:
     from ansible_mitogen.strategy import StrategyMixin
+    from ansible_mitogen.transport_config import PlayContextSpec
 except ImportError:
     StrategyModule = Linear
 else:
     # Mitogen asks for these in every process that runs a module of a collection; what is imported here, they have.
     for _ in list_collection_dirs():
         pass
+
+    told = PlayContextSpec.remote_user
+
+    def remote_user(spec: PlayContextSpec) -> str | None:
+        """Return who Ansible is on a host before it becomes another.
+
+        Ansible becomes no other user where it is that user already. On this machine Mitogen is not told who it is, and
+        would ask for a sudo that root needs not have.
+        """
+        return told(spec) or (getpass.getuser() if spec.transport() == "local" else None)
+
+    PlayContextSpec.remote_user = remote_user
 
     class StrategyModule(StrategyMixin, Linear):  # type: ignore[misc, no-redef, valid-type]
         """The strategy `linear`, with Mitogen's connections."""
