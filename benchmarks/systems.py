@@ -203,9 +203,15 @@ def create(system: System) -> None:
     """Start a system's host, as a cloud would hand it over; one that is there is removed first."""
     remove([system])
     if system.name == "site":
-        shutil.rmtree(STATE / "site", ignore_errors=True)
+        forget("site")
     hosts("started", [system.container])
     system.__dict__.pop("_group", None)
+
+
+def forget(site: str) -> None:
+    """Remove the secrets and certificates of a former site, whose hosts are gone."""
+    if (STATE / site).exists():
+        shutil.rmtree(STATE / site)
 
 
 def remove(systems: Sequence[System]) -> None:
@@ -224,14 +230,13 @@ def hosts(state: str, names: Sequence[str]) -> None:
 def five_hosts() -> Iterator[None]:
     """Have a site of five hosts, deployed, and none of the other systems."""
     names = ["bench-database", *(f"bench-server-{number}" for number in range(1, 5))]
-    for system in SYSTEMS.values():
-        subprocess.run(["podman", "pause", system.container], capture_output=True, check=False)
     hosts("absent", names)
-    shutil.rmtree(STATE / "five_hosts", ignore_errors=True)
+    forget("five_hosts")
     try:
-        hosts("started", names)
-        site_playbook(inventory=FIVE_HOSTS)
-        yield
+        with alone(None):
+            hosts("started", names)
+            site_playbook(inventory=FIVE_HOSTS)
+            yield
     finally:
         hosts("absent", names)
 
@@ -257,8 +262,8 @@ def ensure(systems: Sequence[System]) -> None:
 
 
 @contextmanager
-def alone(system: System) -> Iterator[None]:
-    """Have one system run, and none of the others."""
+def alone(system: System | None) -> Iterator[None]:
+    """Have one system run, or none, and none of the others."""
     for other in SYSTEMS.values():
         verb = "unpause" if other is system else "pause"
         subprocess.run(["podman", verb, other.container], capture_output=True, check=False)

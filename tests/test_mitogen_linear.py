@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.project import PROJECT
+
 ASK_TWICE = """
 - hosts: localhost
   connection: local
@@ -43,7 +44,7 @@ def playbook(tmp_path: Path) -> Path:
     return path
 
 
-def parents(playbook: Path, hidden: dict[str, None], **environment: str) -> list[str]:
+def parents(playbook: Path, hidden: dict[str, None], **environment: str) -> tuple[str, str]:
     """Run the playbook and return the processes that ran its modules.
 
     Args:
@@ -52,11 +53,11 @@ def parents(playbook: Path, hidden: dict[str, None], **environment: str) -> list
         environment: Further variables.
     """
     command = [sys.executable, "-c", START.format(hidden=hidden), "ansible-playbook", "-i", "localhost,", str(playbook)]
-    variables = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), **environment}
-    subprocess.run(command, env=variables, check=True, capture_output=True, text=True, cwd=ROOT)
+    variables = {**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), **environment}
+    subprocess.run(command, env=variables, check=True, capture_output=True, text=True, cwd=PROJECT)
     seen = (playbook.parent / "seen").read_text(encoding="utf-8")
     first, second = json.loads(seen)
-    return [first, second]
+    return first, second
 
 
 def test_one_process_runs_all_modules(playbook: Path) -> None:
