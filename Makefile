@@ -1,6 +1,7 @@
-# The habits of this project. Each target is a line or two; the work is in scripts/.
-.PHONY: help demo demo-down test lint test-unit bench docs lock clean
+# The commands of this project. Each target is a line or two; the work is in scripts/.
+.PHONY: help demo demo-down check test test-changed test-exhaustive lint test-unit bench docs lock clean
 .DEFAULT_GOAL := help
+BASE ?= HEAD~1
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z%<>-]+:.*## / {printf "%-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -11,8 +12,17 @@ demo: ## Deploy MLflow to a container host on this machine and log a run
 demo-down: ## Remove the container host and all that the demo made
 	@scripts/demo down
 
-test: ## Run everything: lint, unit tests, every Molecule scenario
+check: ## Run the linters and the unit tests that need neither root nor Debian
+	@scripts/check
+
+test: ## Run the gate: lint, unit tests, every Molecule scenario, the benchmark in short
 	@scripts/test
+
+test-changed: ## Run what a change can have broken: BASE=<commit> (default: HEAD~1)
+	@scripts/test --changed $(BASE)
+
+test-exhaustive: ## Run all of what `make test` takes samples of
+	@TEST_EXHAUSTIVE=1 scripts/test
 
 lint: ## Run the linters
 	@scripts/test lint

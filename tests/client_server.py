@@ -8,7 +8,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
@@ -17,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import trustme
+
+from testing.limits import limit, wait_until
 
 ADMIN_PASSWORD = "the-administrators-password"
 START_SECONDS = 90
@@ -93,10 +94,7 @@ class Server:
         assert self._process.stdout.readline() == "prepared\n", (self.directory / "server.log").read_text()
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        until = time.monotonic() + START_SECONDS
-        while not self.answers():
-            assert time.monotonic() < until, (self.directory / "server.log").read_text()
-            time.sleep(0.1)
+        wait_until(self.answers, START_SECONDS, (self.directory / "server.log").read_text, pause=0.1)
 
     def answers(self) -> bool:
         """Say whether it answers."""
@@ -122,7 +120,7 @@ class Server:
             headers={"Authorization": f"Basic {login}", "Content-Type": "application/json"},
         )
         context = ssl.create_default_context(cafile=str(self.ca))
-        with urllib.request.urlopen(request, context=context, timeout=30) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, context=context, timeout=limit(30)) as answer:  # noqa: S310
             return str(answer.read().decode())
 
     def add_user(self, name: str, password: str) -> None:

@@ -10,7 +10,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 import psycopg2
 
+from testing.limits import wait_until
 from tests.project import PROJECT
 
 PROGRAM = PROJECT / "roles" / "import_runs" / "files" / "import_runs" / "import_runs.py"
@@ -223,11 +223,14 @@ def served(site: Site) -> Iterator[str]:
         )
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(600):
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=5):  # noqa: S310
-                break
+
+        def is_ready() -> bool:
             assert process.poll() is None, log.read_text()[-3000:]
-            time.sleep(0.1)
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=5):  # noqa: S310
+                return True
+            return False
+
+        wait_until(is_ready, 60, "the server does not start", pause=0.1)
         yield address
     finally:
         os.killpg(process.pid, 15)

@@ -59,6 +59,16 @@ class Bucket:
         """Remove an object."""
         self.client.delete_object(Bucket=self.name, Key=key)
 
+    def empty(self) -> None:
+        """Remove every version of every object, and abort every multipart upload."""
+        pages = self.client.get_paginator("list_object_versions").paginate(Bucket=self.name)
+        for entry in [
+            entry for page in pages for kind in ("Versions", "DeleteMarkers") for entry in page.get(kind, [])
+        ]:
+            self.client.delete_object(Bucket=self.name, Key=entry["Key"], VersionId=entry["VersionId"])
+        for upload in self.uploads():
+            self.client.abort_multipart_upload(Bucket=self.name, Key=upload["Key"], UploadId=upload["UploadId"])
+
     def keys(self) -> list[str]:
         """Return the keys of all objects."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name)

@@ -33,6 +33,9 @@ from werkzeug.wrappers import Request, Response
 
 from testing.cloud import Cloud
 from testing.cloud.parameter_store import ParameterStore
+from testing.limits import limit
+
+pytestmark = pytest.mark.system
 
 VAULT = "https://mlflow-test.vault.azure.net"
 VAULT_SCOPE = "https://vault.azure.net/.default"
@@ -441,14 +444,14 @@ def test_a_cloud_from_start_to_end(tmp_path: Path) -> None:
                 url = f"https://{name}.vault.azure.net/secrets?api-version=7.6"
                 assert session.get(url, timeout=10).status_code == 401
         attached.stop()
-        assert started.process and started.process.wait(20) == 0
+        assert started.process and started.process.wait(limit(20)) == 0
     with pytest.raises(RuntimeError, match="No cloud is ready"):
         Cloud.attach(started.directory)
 
 
 def test_a_cloud_ends_by_itself(tmp_path: Path) -> None:
     cloud = Cloud.start(tmp_path, "--hours", "0.0005")
-    assert cloud.process and cloud.process.wait(60) == 0
+    assert cloud.process and cloud.process.wait(limit(60)) == 0
 
 
 def test_a_cloud_that_does_not_start_says_why(tmp_path: Path) -> None:

@@ -21,11 +21,11 @@ ASK_TWICE = """
   tasks:
     - name: Ask who runs the module
       ansible.builtin.command:
-        argv: [sh, -c, echo $PPID]
+        argv: [sh, -c, "echo $PPID"]
       register: first
     - name: Ask again
       ansible.builtin.command:
-        argv: [sh, -c, echo $PPID]
+        argv: [sh, -c, "echo $PPID"]
       register: second
     - name: Tell
       ansible.builtin.copy:
@@ -82,3 +82,10 @@ def test_linear_can_be_asked_for(playbook: Path) -> None:
     """Mitogen can be left out without uninstalling it."""
     first, second = parents(playbook, {}, ANSIBLE_STRATEGY="linear")
     assert first != second
+
+
+def test_modules_may_use_every_cpu(playbook: Path) -> None:
+    """Mitogen's own policy would pin what modules start, container hosts included, to one of two CPUs."""
+    playbook.write_text(ASK_TWICE.replace("echo $PPID", "grep Cpus_allowed_list /proc/self/status"), encoding="utf-8")
+    (own,) = [line for line in Path("/proc/self/status").read_text().splitlines() if "Cpus_allowed_list" in line]
+    assert parents(playbook, {}) == (own, own)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
+import shutil
 import sqlite3
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from manifest import Manifest
 from mover import Mover
 from store_s3 import S3
 from stores import ChangedError, Item, ObjectError, open_store
+from tests.kills import kill_in_the_middle
 from tests.moving import ODD_NAMES, REGION, Bucket, Move, Result, files_of, fill
 
 PART = 8 * 1024 * 1024
@@ -77,19 +77,15 @@ def from_s3(target: Path, bucket: Bucket, environment: dict[str, str], tmp_path:
     return Move(f"s3://{bucket.name}/some/prefix", str(target), tmp_path / "state", {"from": environment})
 
 
+def start_over(move: Move, bucket: Bucket) -> None:
+    """Remove what a move to a bucket has written, there and in its state."""
+    bucket.empty()
+    shutil.rmtree(move.state)
+
+
 def well(result: Result) -> dict[str, Any]:
     assert result.status == 0, result
     return result.report
-
-
-def cut_off(process: subprocess.Popen[str], when: Callable[[], bool]) -> None:
-    """Kill a run once something is true of the stores."""
-    deadline = time.monotonic() + 60
-    while not when():
-        assert process.poll() is None, "it ended before it could be cut off"
-        assert time.monotonic() < deadline
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
 
 
 # Whatever the names are
@@ -212,7 +208,11 @@ def test_neighbours_of_similar_names_are_two_places(
 
 def test_what_was_cut_off_goes_on_and_writes_nothing_twice(to_s3: Move, source: Path, bucket: Bucket) -> None:
     content = fill(source, [f"{number % 7}/run {number}" for number in range(400)])
-    cut_off(to_s3.start("copy", "--threads", "3"), lambda: len(bucket.keys()) >= 25)
+    kill_in_the_middle(
+        lambda: to_s3.start("copy", "--threads", "3"),
+        lambda: len(bucket.keys()) >= 25,
+        lambda: start_over(to_s3, bucket),
+    )
     # What was on its way when it was cut off arrives yet.
     there = -1
     while there != (there := len(bucket.keys())):
@@ -239,7 +239,7 @@ def test_what_was_cut_off_before_it_was_noted_is_found_and_not_written_again(
 
 def test_a_cut_off_upload_leaves_no_parts_and_nothing_under_its_key(to_s3: Move, source: Path, bucket: Bucket) -> None:
     (source / "large").write_bytes(data := os.urandom(10 * PART))
-    cut_off(to_s3.start("copy"), lambda: bool(bucket.parts()))
+    kill_in_the_middle(lambda: to_s3.start("copy"), lambda: bool(bucket.parts()), lambda: start_over(to_s3, bucket))
     assert bucket.keys() == []
     well(to_s3("copy"))
     assert bucket.uploads() == []
@@ -249,7 +249,11 @@ def test_a_cut_off_upload_leaves_no_parts_and_nothing_under_its_key(to_s3: Move,
 
 def test_a_file_is_whole_or_not_there(from_s3: Move, bucket: Bucket, target: Path) -> None:
     bucket.put("some/prefix/large", data := os.urandom(10 * PART))
-    cut_off(from_s3.start("copy"), lambda: any((target / ".mlflow-move").glob("*")))
+    kill_in_the_middle(
+        lambda: from_s3.start("copy"),
+        lambda: any((target / ".mlflow-move").glob("*")),
+        lambda: (target / "large").unlink(),
+    )
     assert not (target / "large").exists()
     well(from_s3("copy"))
     assert files_of(target) == {"large": data}

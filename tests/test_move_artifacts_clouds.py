@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from azure.storage.blob import BlobServiceClient, ContainerClient
 from gcp_storage_emulator.server import create_server
 
 from testing.cloud.azurite import install
+from testing.limits import wait_until
 from tests.moving import ODD_NAMES, Move, files_of, fill
 
 LARGE = 20 * 1024 * 1024 + 17
@@ -57,14 +58,14 @@ def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def container(connection: str) -> ContainerClient:
     client = BlobServiceClient.from_connection_string(connection, retry_total=0).get_container_client("artifacts")
-    for _ in range(50):
-        try:
-            if not client.exists():
-                client.create_container()
-            return client
-        except AzureError:
-            time.sleep(0.2)
-    raise AssertionError("Azurite does not answer")
+
+    def is_ready() -> bool:
+        with contextlib.suppress(AzureError):
+            return client.exists() or bool(client.create_container())
+        return False
+
+    wait_until(is_ready, 60, "Azurite does not answer")
+    return client
 
 
 def filled(directory: Path, names: tuple[str, ...] = ODD_NAMES) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ import pytest
 
 from plugins.filter.service_users import service_user_entries, service_user_problems, service_user_secrets
 from plugins.modules.mlflow_users import Refused, Server, Work, foreseen, work_through
+from testing.limits import wait_until
 from tests.project import PROJECT
 
 ADMIN = ("admin", "a-password-for-the-admin")
@@ -26,11 +27,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     directory = tmp_path_factory.mktemp("mlflow")
     command = [sys.executable, str(PROJECT / "tests/files/login_server.py"), str(directory), ADMIN[1]]
     with (directory / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        deadline = time.monotonic() + STARTS_WITHIN_SECONDS
-        while not (directory / "socket").exists():
+
+        def is_ready() -> bool:
             assert process.poll() is None, (directory / "log").read_text()[-2000:]
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+            return (directory / "socket").exists()
+
+        wait_until(is_ready, STARTS_WITHIN_SECONDS, "the server does not start")
         yield Server(str(directory / "socket"), "localhost", ADMIN)
         process.terminate()
 

@@ -22,11 +22,16 @@ DOCUMENTATION = """
 Linear = strategy_loader.get("linear", class_only=True)
 
 try:
+    from ansible_mitogen import affinity
     from ansible_mitogen.strategy import StrategyMixin
     from ansible_mitogen.transport_config import PlayContextSpec
 except ImportError:
     StrategyModule = Linear
 else:
+    # Mitogen pins its processes, and all that they start, to single CPUs. With two CPUs, all runs of Ansible and all
+    # container hosts of a machine would share one of them.
+    affinity.policy = affinity.Policy()
+
     # Mitogen asks for these in every process that runs a module of a collection; what is imported here, they have.
     for _ in list_collection_dirs():
         pass

@@ -7,7 +7,6 @@ import os
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +19,7 @@ from testinfra.host import Host
 from testing.artifact_stores import FIRST_OR_ALL, ArtifactStore
 from testing.cloud import Cloud
 from testing.deployment import Site, active_colour
+from testing.limits import limit, wait_until
 from testing.load import load, wait_until_written
 
 # Google's library tries each request for two minutes, which takes long where all stores are asked for.
@@ -154,16 +154,13 @@ def test_a_client_that_is_gone_in_the_middle_leaves_nothing(site: Site, server: 
     )
     context = ssl.create_default_context(cafile=str(site.ca_file))
     with (
-        socket.create_connection((host, port), timeout=60) as plain,
+        socket.create_connection((host, port), timeout=limit(60)) as plain,
         context.wrap_socket(plain, server_hostname=host) as tls,
     ):
         tls.sendall(head.encode() + bytes(5 * MEGABYTE))
     with site.session() as session:
         assert session.get(f"{address}/gone.bin", timeout=60).status_code == 404
-    deadline = time.monotonic() + 60
-    while (left := server.check_output(f"find {TEMPORARY} -type f")) and time.monotonic() < deadline:
-        time.sleep(1)
-    assert left == ""
+    wait_until(lambda: server.check_output(f"find {TEMPORARY} -type f") == "", 60, "a piece of the upload is left")
 
 
 def test_a_crowd_of_large_files_goes_both_ways(site: Site, address: str, tmp_path: Path) -> None:

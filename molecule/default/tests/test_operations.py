@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable
 
 import pytest
 from testinfra.host import Host
 
-from testing.deployment import Site, active_colour
+from testing.deployment import Site, active_colour, power_cycle
 from testing.load import load, wait_until_written
 from testing.playbook import run_playbook
 
@@ -71,10 +70,7 @@ def test_reboot_brings_everything_back_and_loses_nothing(host: Host, site: Site)
     before = active_colour(host)
     with load(site, "reboot") as account:
         wait_until_written(account, 20)
-        # In a container, a reboot ends at the power button.
-        host.run("systemctl reboot")
-        subprocess.run(["podman", "wait", site.host], check=True, capture_output=True, timeout=120)
-        subprocess.run(["podman", "start", site.host], check=True, capture_output=True, timeout=60)
+        power_cycle(site.host, host)
         wait_until_written(account, 40)
     assert account.lost(site) == set()
     assert active_colour(host) == before

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -36,7 +35,7 @@ from testing.imports import (
 )
 from testing.load import load
 from testing.past import make
-from testing.playbook import Run, playbook_command, run_playbook
+from testing.playbook import run_playbook, start_playbook
 
 
 @pytest.fixture(scope="session")
@@ -99,29 +98,18 @@ def cut_off(site: Site, server: Host, pasts: dict[str, Path], shown: Unchanged) 
     source = os.path.relpath(pasts["tree"], Path(os.environ["MOLECULE_PROJECT_DIRECTORY"]))
     server.run_test(f'systemd-run --quiet --collect --unit=watch sh -c "{WATCH}"')
     with load(site, "import") as account:
-        command, environment = playbook_command(IMPORT, *SENSITIVE, source=source)
-        log = site.state / "cut-off.log"
-        with log.open("w", encoding="utf-8") as written:
-            process = subprocess.Popen(
-                command,
-                cwd=os.environ["MOLECULE_PROJECT_DIRECTORY"],
-                env=environment,
-                stdout=written,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            halted = server.run(STOP_IN_THE_MIDDLE)
-            os.killpg(process.pid, signal.SIGKILL)
-            returned = process.wait()
-        output = log.read_text(encoding="utf-8", errors="replace")
-        assert halted.rc == 0, output[-5000:]
+        started = start_playbook(site.state / "cut-off.log", IMPORT, *SENSITIVE, source=source)
+        halted = server.run(STOP_IN_THE_MIDDLE)
+        started.kill()
+        killed = started.finish()
+        assert halted.rc == 0, killed.output[-5000:]
         server.run_test(f"systemctl kill --signal=KILL {UNIT}")
         modes = set(server.check_output("find /var/lib/mlflow/imports ! -type l -printf '%U:%m\\n'").split())
         again = run_playbook(IMPORT, *SENSITIVE, source=source)
     server.run_test("systemctl stop watch")
     seen = server.check_output("cat /run/watched")
     watched = server.file("/run/watched-once").exists
-    return CutOff(Run(returned, output), int(halted.stdout), again, account, seen, watched, modes)
+    return CutOff(killed, int(halted.stdout), again, account, seen, watched, modes)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import yaml
 from testinfra.host import Host
 
 from testing.deployment import active_colour
-from testing.playbook import run_playbook
+from testing.playbook import Run, run_playbook
 
 CONVERGE = "molecule/mlflow_server/converge.yml"
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
@@ -226,54 +226,74 @@ def test_changed_lock_builds_another_release_and_the_old_one_is_the_way_back(hos
     assert ask(host, SEARCH) == 200
 
 
-def test_release_that_was_cut_off_is_built_again(host: Host) -> None:
+@pytest.fixture(scope="module")
+def repaired(host: Host) -> Run:
+    """Damage the release that serves, as an interrupted installation leaves it, add old releases, and deploy."""
     release = host.check_output("readlink --canonicalize /opt/mlflow/active/release")
     host.check_output(f"rm {release}/.complete {release}/lib/python3*/site-packages/alembic/script/base.py")
-    run = run_playbook(CONVERGE)
-    assert run.returned == 0, run.output[-3000:]
+    for number in range(1, 4):
+        host.check_output(f"mkdir --parents /opt/mlflow/releases/old-{number}")
+        host.check_output(f"touch --date '{number} days ago' /opt/mlflow/releases/old-{number}")
+    return run_playbook(CONVERGE, mlflow_server_releases_kept=3)
+
+
+def test_an_interrupted_release_is_built_again(host: Host, repaired: Run) -> None:
+    assert repaired.returned == 0, repaired.output[-3000:]
+    release = host.check_output("readlink --canonicalize /opt/mlflow/active/release")
+    assert host.file(f"{release}/.complete").exists
     assert host.run(f"ls {release}/lib/python3*/site-packages/alembic/script/base.py").rc == 0
 
 
+def test_old_releases_are_pruned_to_the_number(host: Host, repaired: Run) -> None:
+    assert repaired.returned == 0, repaired.output[-3000:]
+    left = host.check_output("ls /opt/mlflow/releases").split()
+    assert len(left) <= 3
+    assert not {"old-2", "old-3"} & set(left)
+    assert Path(host.check_output("readlink --canonicalize /opt/mlflow/active/release")).name in left
+
+
+# The first changes nothing but the credentials, which needs no other slot; the others are tried in the idle slot.
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"mlflow_server_settings": {"MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NoSuchPool"}}, "serves on."),
-        ({"mlflow_server_database_password": "not-the-database-password"}, "The database 'mlflow' cannot be used"),
+        ({"mlflow_server_database_password": "not-the-database-password"}, "The database 'mlflow' refuses the login"),
+        (
+            {
+                "mlflow_server_settings": {"MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NoSuchPool"},
+                "mlflow_server_ready_timeout": 15,
+            },
+            "serves on.",
+        ),
+        (
+            {"mlflow_server_database_password": "not-the-database-password", "mlflow_server_ready_timeout": 15},
+            "The database 'mlflow' cannot be used",
+        ),
         ({"mlflow_server_pool_size": 100}, "the database grants"),
         (
-            {"mlflow_server_admin_password": "not-the-admin-password"},
+            {"mlflow_server_admin_password": "not-the-admin-password", "mlflow_server_ready_timeout": 15},
             "mlflow_server_admin_password is not the password of the account 'admin'",
         ),
     ],
-    ids=["setting", "database-password", "connections", "admin-password"],
+    ids=["credentials", "setting", "database-password", "connections", "admin-password"],
 )
-def test_colour_that_does_not_get_ready_leaves_the_other_serving(
-    host: Host, wrong: dict[str, object], sentence: str
-) -> None:
+def test_a_refused_change_leaves_the_serving_slot_alone(host: Host, wrong: dict[str, object], sentence: str) -> None:
     before = active_colour(host)
     pid = host.check_output(f"systemctl show -P MainPID mlflow@{before}")
-    run = run_playbook(CONVERGE, mlflow_server_ready_timeout=15, **wrong)
+    run = run_playbook(CONVERGE, **wrong)
     assert run.returned != 0
     assert sentence in " ".join(run.output.split())
     assert [name for name, value in SECRETS.items() if value in run.output] == []
+    assert [value for value in wrong.values() if isinstance(value, str) and value in run.output] == []
     assert "Traceback" not in run.output.partition("journal")[0]
     assert active_colour(host) == before
     assert host.check_output(f"systemctl show -P MainPID mlflow@{before}") == pid
-    assert ask(host, SEARCH) == 200
-
-    run = run_playbook(CONVERGE)
-    assert run.returned == 0, run.output[-3000:]
-
-
-def test_login_that_the_database_refuses_is_not_used(host: Host) -> None:
-    before = active_colour(host)
-    run = run_playbook(CONVERGE, mlflow_server_database_password="not-the-database-password")
-    assert run.returned != 0
-    assert "The database 'mlflow' refuses the login" in " ".join(run.output.split())
-    assert "not-the-database-password" not in run.output
-    assert active_colour(host) == before
     assert not host.file(f"/etc/mlflow/{before}/pg_service.next").exists
     assert ask(host, SEARCH) == 200
+
+
+def test_after_refused_changes_a_deployment_changes_nothing_more(host: Host) -> None:
+    run = run_playbook(CONVERGE)
+    assert run.returned == 0, run.output[-3000:]
     again = run_playbook(CONVERGE)
     assert again.returned == 0, again.output[-3000:]
     assert again.changed == 0
@@ -294,15 +314,3 @@ def test_login_can_be_read_at_every_moment_of_its_change(host: Host) -> None:
     # It ends by itself at the first time that it cannot read.
     assert host.service("reader").is_running, host.check_output("journalctl --unit=reader --lines=3")
     host.check_output("systemctl stop reader")
-
-
-def test_old_releases_are_pruned_to_the_number(host: Host) -> None:
-    for number in range(1, 4):
-        host.check_output(f"mkdir --parents /opt/mlflow/releases/old-{number}")
-        host.check_output(f"touch --date '{number} days ago' /opt/mlflow/releases/old-{number}")
-    run = run_playbook(CONVERGE, mlflow_server_releases_kept=3)
-    assert run.returned == 0, run.output[-3000:]
-    left = host.check_output("ls /opt/mlflow/releases").split()
-    assert len(left) <= 3
-    assert not {"old-2", "old-3"} & set(left)
-    assert Path(host.check_output("readlink --canonicalize /opt/mlflow/active/release")).name in left

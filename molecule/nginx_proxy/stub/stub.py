@@ -73,7 +73,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(b"data: first\n\n")
-        if RELEASED.wait(20):
+        if RELEASED.wait(120):
             self.wfile.write(b"data: second\n\n")
 
     def handle_request(self) -> None:

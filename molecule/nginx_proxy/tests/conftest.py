@@ -10,6 +10,8 @@ import httpx
 import pytest
 from testinfra.host import Host
 
+from testing.limits import limit
+
 
 @pytest.fixture(scope="session")
 def ca_file() -> Path:
@@ -39,7 +41,7 @@ def client(address: str, ca_file: Path) -> Iterator[httpx.Client]:
         verify=trusting(ca_file),
         http2=True,
         auth=("bob", "battery staple"),
-        timeout=60,
+        timeout=limit(60),
     ) as opened:
         yield opened
 
@@ -47,13 +49,13 @@ def client(address: str, ca_file: Path) -> Iterator[httpx.Client]:
 @pytest.fixture
 def nobody(address: str, ca_file: Path) -> Iterator[httpx.Client]:
     """Speak HTTP/1.1 to it without logging in."""
-    with httpx.Client(base_url=f"https://{address}", verify=trusting(ca_file), timeout=60) as opened:
+    with httpx.Client(base_url=f"https://{address}", verify=trusting(ca_file), timeout=limit(60)) as opened:
         yield opened
 
 
 @pytest.fixture
 def connection(address: str, ca_file: Path) -> Iterator[http.client.HTTPSConnection]:
     """Speak HTTP/1.1 to it byte by byte."""
-    opened = http.client.HTTPSConnection(address, context=trusting(ca_file), timeout=60)
+    opened = http.client.HTTPSConnection(address, context=trusting(ca_file), timeout=limit(60))
     yield opened
     opened.close()

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 from testinfra.host import Host
+
+from testing.limits import wait_until
 
 NAME = "test-nginx-proxy"
 testinfra_hosts = [f"ansible://{NAME}"]
@@ -271,9 +272,7 @@ def test_an_upload_reaches_mlflow_while_it_is_sent(
 
     send(100)
     # Whatever is on its way, most of it has come out at the other end before the rest is even made.
-    deadline = time.monotonic() + 60
-    while client.get("/progress").json() < 90 << 20:
-        assert time.monotonic() < deadline, "the upload is held back"
+    wait_until(lambda: client.get("/progress").json() >= 90 << 20, 60, "the upload is held back", pause=0.05)
     assert host.run("find /var/lib/nginx -type f -size +0 -not -name seen").stdout == ""
     send(100)
     connection.send(b"0\r\n\r\n")

@@ -14,6 +14,7 @@ import requests
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response, expect, sync_playwright
 
 from testing.deployment import Login, Site
+from testing.limits import limit
 
 CHROMIUM = "/usr/bin/chromium"
 # As root, without a screen, and without the browser's own calls home, which would be mistaken for the page's.
@@ -26,7 +27,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-TIMEOUT_MILLISECONDS = 60_000
+TIMEOUT_MILLISECONDS = limit(60) * 1000
 
 expect.set_options(timeout=TIMEOUT_MILLISECONDS)
 

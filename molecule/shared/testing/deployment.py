@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import requests
 import testinfra
 from testinfra.host import Host
+
+from testing.limits import limit
 
 # A user's name and password.
 Login = tuple[str, str]
@@ -17,6 +21,28 @@ Login = tuple[str, str]
 def active_colour(host: Host) -> str:
     """Return the colour that serves."""
     return str(host.check_output("basename $(readlink /opt/mlflow/active)"))
+
+
+class Session(requests.Session):
+    """A session whose timeouts are limits on an idle machine, as those of every wait in the tests."""
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        """Send a request, with its timeout scaled."""
+        if isinstance(options.get("timeout"), int | float):
+            options["timeout"] = limit(options["timeout"])
+        return super().send(request, **options)
+
+
+def power_cycle(container: str, host: Host) -> None:
+    """Reboot a container host. In a container a reboot ends with the power off, so this also presses the button.
+
+    Args:
+        container: Its name.
+        host: A connection to it.
+    """
+    host.run("systemctl reboot")
+    subprocess.run(["podman", "wait", container], check=True, capture_output=True, timeout=limit(120))
+    subprocess.run(["podman", "start", container], check=True, capture_output=True, timeout=limit(60))
 
 
 @dataclass(frozen=True)
@@ -76,7 +102,7 @@ class Site:
 
     def anonymous(self) -> requests.Session:
         """Return a session that verifies the site and is not logged in."""
-        session = requests.Session()
+        session = Session()
         session.verify = str(self.ca_file)
         # Otherwise REQUESTS_CA_BUNDLE of the machine would win over `verify`.
         session.trust_env = False

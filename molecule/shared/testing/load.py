@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import requests
 
 from testing.deployment import Login, Site
+from testing.limits import wait_until
 
 CLIENTS = 4
 # Long enough that a request which waits for a new process is slow and not failed.
@@ -165,13 +166,17 @@ def load(
 
 
 def wait_until_written(account: Account, more: int, seconds: float = 120) -> None:
-    """Wait until that many further metrics are confirmed: proof that the site serves.
+    """Wait until that many further metrics are confirmed, which shows that the site serves.
+
+    Args:
+        account: The account of the clients that write.
+        more: Number of metrics.
+        seconds: The limit on an idle machine.
 
     Raises:
-        AssertionError: They were not, in that many seconds.
+        AssertionError: They were not confirmed within the limit.
     """
     goal = len(account.acknowledged) + more
-    deadline = time.monotonic() + seconds
-    while len(account.acknowledged) < goal:
-        assert time.monotonic() < deadline, f"no {more} writes within {seconds} s; last: {account.failures[-3:]}"
-        time.sleep(0.2)
+    wait_until(
+        lambda: len(account.acknowledged) >= goal, seconds, lambda: f"no {more} writes; last: {account.failures[-3:]}"
+    )

@@ -15,7 +15,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from testing.limits import limit
+
 KINDS = ("file", "sqlite")
+TIMEOUT_SECONDS = limit(300)
 METRIC_POINTS = 40
 # Of the experiments whose runs are long, one each: there is time to cut an import off in the middle.
 LONG_EXPERIMENTS = 5
@@ -45,7 +48,7 @@ def make(directory: Path, kind: str, name: str, *options: str) -> Path:
     }
     command = [sys.executable, __file__, str(directory), kind, name, *options]
     # Where relative locations of artifacts begin.
-    subprocess.run(command, cwd=directory, env=environment, check=True, timeout=300)
+    subprocess.run(command, cwd=directory, env=environment, check=True, timeout=TIMEOUT_SECONDS)
     return directory / ("mlruns" if kind == "file" else "mlflow.db")
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from testing.limits import limit
 
 PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
 TIMEOUT_SECONDS = 900
@@ -52,9 +55,58 @@ def run_playbook(playbook: str, *options: str, **variables: Any) -> Run:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=TIMEOUT_SECONDS,
+        timeout=limit(TIMEOUT_SECONDS),
     )
     return Run(done.returncode, done.stdout)
+
+
+@dataclass
+class StartedRun:
+    """A playbook run that goes on beside the test.
+
+    Args:
+        process: Its process, the leader of a process group of its own.
+        log: File with what it prints.
+    """
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def kill(self) -> None:
+        """Kill the run with all its workers, as a power cut on the control node would."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+
+    def is_killed_after(self, seconds: float) -> bool:
+        """Kill the run after some seconds. Return whether it was still going on then."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self.process.wait()
+            return True
+        return False
+
+    def finish(self) -> Run:
+        """Wait for the end of the run and return it."""
+        returned = self.process.wait(limit(TIMEOUT_SECONDS))
+        return Run(returned, self.log.read_text(encoding="utf-8", errors="replace"))
+
+
+def start_playbook(log: Path, playbook: str, *options: str, **variables: Any) -> StartedRun:
+    """Start a playbook against the scenario's hosts.
+
+    Args:
+        log: File for what it prints.
+        playbook: Path below the project.
+        options: Further command-line options.
+        variables: Extra variables.
+    """
+    command, environment = playbook_command(playbook, *options, **variables)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=PROJECT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    return StartedRun(process, log)
 
 
 def playbook_command(playbook: str, *options: str, **variables: Any) -> tuple[list[str], dict[str, str]]:

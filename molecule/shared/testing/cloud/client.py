@@ -15,6 +15,8 @@ from typing import Any
 
 import requests
 
+from testing.limits import limit
+
 # Of the AWS account.
 REGION = "eu-central-1"
 # Of the Azure tenant.
@@ -71,7 +73,7 @@ class Cloud:
         with (directory / LOG).open("wb") as log:
             environment = os.environ | {"PYTHONPATH": str(SHARED)}
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + limit(START_SECONDS)
         while not (directory / READY).exists():
             if process.poll() is not None or time.monotonic() > deadline:
                 process.kill()
@@ -97,13 +99,13 @@ class Cloud:
         if self.process:
             self.process.terminate()
             try:
-                self.process.wait(STOP_SECONDS)
+                self.process.wait(limit(STOP_SECONDS))
             finally:
                 self.process.kill()
         elif self._answers():
             # Only of one that answers is the id still that of a cloud.
             os.kill(int((self.directory / PID).read_text(encoding="utf-8")), signal.SIGTERM)
-            deadline = time.monotonic() + STOP_SECONDS
+            deadline = time.monotonic() + limit(STOP_SECONDS)
             while self._answers() and time.monotonic() < deadline:
                 time.sleep(0.05)
 
@@ -211,7 +213,7 @@ class Cloud:
         with requests.Session() as session:
             # Whatever proxy the test's own environment names: this one is on this machine.
             session.trust_env = False
-            response = session.request(method, f"{url}/{path}", json=body or None, timeout=10)
+            response = session.request(method, f"{url}/{path}", json=body or None, timeout=limit(10))
         if not response.ok:
             raise ValueError(response.text)
         return response.json()

@@ -1,0 +1,117 @@
+"""Which checks there are, what each needs, and in which order they start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CONTAINERS_CONF = ROOT / "molecule" / "shared" / "containers.conf"
+# Selects every test, those that only `make test-exhaustive` runs included.
+EXHAUSTIVE_VARIABLE = "TEST_EXHAUSTIVE"
+# Tests that need root, packages of Debian, or services that a test starts: `make check` leaves them out.
+WITHOUT_SYSTEM_TESTS = "not system"
+
+# The longest first, by the seconds of a measured run, so that no long check is left to run alone at the end.
+SCENARIO_ORDER = (
+    "rotation",
+    "artifacts",
+    "default",
+    "import_runs",
+    "mlflow_server",
+    "nginx_proxy",
+    "postgresql",
+    "postgresql_external",
+    "base",
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A command to run.
+
+    Args:
+        name: Its name in the output, and of its files below .test/.
+        command: The command with its arguments.
+        environment: Variables that it needs beyond those of this process.
+        runs_pytest: Whether it runs pytest, so that each of its tests is counted.
+        uses_hosts: Whether it starts container hosts, so that it needs their images.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    runs_pytest: bool = False
+    uses_hosts: bool = False
+
+
+def list_shell_scripts() -> list[str]:
+    """Return the shell scripts that git tracks or would track, recognized by their first line."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    paths = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    first_line = b"#!/usr/bin/env bash\n"
+    return [path for path in paths if (ROOT / path).is_file() and (ROOT / path).read_bytes().startswith(first_line)]
+
+
+def lint_checks() -> list[Check]:
+    """Return the linters, the longest first."""
+    return [
+        Check("ansible-lint", ["ansible-lint", "--strict"]),
+        Check("mypy", ["mypy"]),
+        Check("actionlint", ["scripts/actionlint"]),
+        Check("yamllint", ["yamllint", "--strict", "."]),
+        Check("shellcheck", ["shellcheck", *list_shell_scripts()]),
+        Check("ruff", ["ruff", "check", "."]),
+        Check("ruff-format", ["ruff", "format", "--check", "."]),
+    ]
+
+
+def unit_check(paths: Sequence[str] = ("tests",), *, has_system: bool = True, processes: int = 2) -> Check:
+    """Return the unit tests.
+
+    Args:
+        paths: Directories and files of tests.
+        has_system: Whether tests that need root and packages of Debian are among them.
+        processes: How many tests run at once.
+    """
+    selection = [] if has_system else ["-m", WITHOUT_SYSTEM_TESTS]
+    return Check("unit", ["pytest", "--quiet", f"--numprocesses={processes}", *selection, *paths], runs_pytest=True)
+
+
+def scenario_checks(names: Sequence[str]) -> list[Check]:
+    """Return Molecule scenarios.
+
+    Args:
+        names: Their names.
+    """
+    environment = {"CONTAINERS_CONF": str(CONTAINERS_CONF)}
+    return [
+        Check(name, ["molecule", "test", "--scenario-name", name], environment, runs_pytest=True, uses_hosts=True)
+        for name in names
+    ]
+
+
+def bench_check() -> Check:
+    """Return the benchmark in its short form, which shows that it works and measures nothing."""
+    return Check("bench", ["scripts/bench", "--smoke", "operations"], uses_hosts=True)
+
+
+def images_check() -> Check:
+    """Return the step that prepares what all scenarios share: images, network and package caches."""
+    return Check(
+        "images", ["ansible-playbook", "molecule/shared/images.yml"], {"CONTAINERS_CONF": str(CONTAINERS_CONF)}
+    )
+
+
+def scenario_names() -> list[str]:
+    """Return the names of all scenarios, the longest first; a scenario whose length is unknown comes before them."""
+    names = {path.parent.name for path in ROOT.glob("molecule/*/molecule.yml")}
+    return sorted(names - set(SCENARIO_ORDER)) + [name for name in SCENARIO_ORDER if name in names]
+
+
+def is_exhaustive() -> bool:
+    """Return whether the samples that `make test` takes of long tests are replaced by all of them."""
+    return os.environ.get(EXHAUSTIVE_VARIABLE, "") == "1"
