@@ -15,7 +15,7 @@ demo-down: ## Remove the container host and all that the demo made
 check: ## Run the linters and the unit tests that need neither root nor Debian
 	@scripts/check
 
-test: ## Run the gate: lint, unit tests, every Molecule scenario, the benchmark in short
+test: ## Run the gate: lint, unit tests, every Molecule scenario
 	@scripts/test
 
 test-changed: ## Run what a change can have broken: BASE=<commit> (default: HEAD~1)

@@ -18,6 +18,7 @@ from pathlib import Path
 import trustme
 
 from testing.limits import limit, wait_until
+from tests.project import PROJECT
 
 ADMIN_PASSWORD = "the-administrators-password"
 START_SECONDS = 90
@@ -61,6 +62,7 @@ class Server:
         """Start the process, up to where it would listen: from then on `listen` takes no time."""
         own = ("PATH", "HOME", "LANG")
         environment = {name: value for name, value in os.environ.items() if name in own} | {
+            "PYTHONPATH": f"{PROJECT}:{PROJECT}/molecule/shared",
             "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{self.directory}/mlflow.db",
             "_MLFLOW_SERVER_REGISTRY_STORE": f"sqlite:///{self.directory}/mlflow.db",
             "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",

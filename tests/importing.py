@@ -13,17 +13,21 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 
 from testing.limits import wait_until
+from tests.database import SERVERS
 from tests.project import PROJECT
 
 PROGRAM = PROJECT / "roles" / "import_runs" / "files" / "import_runs" / "import_runs.py"
 MAKER = PROJECT / "tests" / "files" / "import_runs" / "make_source.py"
 FORMER = PROJECT / ".cache" / "mlflow-2.9.2"
+# Made once for each version of MLflow and PostgreSQL.
+SCHEMAS = PROJECT / ".cache" / "schemas" / f"{version('mlflow')}-{SERVERS[-1].parts[-3] if SERVERS else 'none'}"
 # What it needs of the time when it was made.
 FORMER_PACKAGES = ("mlflow==2.9.2", "sqlalchemy<2.1", "numpy<2", "setuptools<81")
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ALLOW_FILE_STORE": "true", "GIT_PYTHON_REFRESH": "quiet"}
@@ -117,13 +121,25 @@ class Site:
         """
         site = cls(socket, directory)
         site._make_databases()
+        site._make_templates()
         site.reset()
         return site
 
     def _make_databases(self) -> None:
-        """Make both databases as MLflow does."""
+        """Make both databases as MLflow does. What its migrations make is kept for the other modules of tests."""
         for name in ("mlflow", "mlflow_auth"):
             self.sql(f"CREATE DATABASE {name}", database="postgres")
+        SCHEMAS.mkdir(parents=True, exist_ok=True)
+        with (SCHEMAS / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (SCHEMAS / "mlflow_auth.sql").exists():
+                self._migrate()
+                return
+        for name in ("mlflow", "mlflow_auth"):
+            self._run_postgresql("psql", "--quiet", f"--file={SCHEMAS}/{name}.sql", name)
+
+    def _migrate(self) -> None:
+        """Let MLflow make the tables of both databases, and keep a dump of each."""
         variables = environment(PGSERVICEFILE=str(self.service))
         uri = "postgresql+psycopg2:///?service="
         for command in (
@@ -131,7 +147,16 @@ class Site:
             ["mlflow.server.auth", "db", "upgrade", "--url", f"{uri}mlflow_auth"],
         ):
             subprocess.run([sys.executable, "-m", *command], env=variables, check=True, capture_output=True)
-        # What a server does at its first start.
+        for name in ("mlflow", "mlflow_auth"):
+            self._run_postgresql("pg_dump", f"--file={SCHEMAS}/{name}.sql", name)
+
+    def _run_postgresql(self, program: str, *arguments: str) -> None:
+        """Run a client program of the PostgreSQL that is used."""
+        command = [str(SERVERS[-1].parent / program), "--host", str(self.socket), "--username", "mlflow", *arguments]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def _make_templates(self) -> None:
+        """Insert what a server inserts at its first start, and keep both databases for `reset`."""
         self.sql(
             "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage, creation_time, "
             "last_update_time) VALUES (0, 'Default', 'mlflow-artifacts:/0', 'active', 1, 1)"

@@ -35,9 +35,9 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def python_check(name: str, code: str, *, uses_hosts: bool = False) -> plan.Check:
+def python_check(name: str, code: str, image: str = "") -> plan.Check:
     """Return a check that runs Python code."""
-    return plan.Check(name, [sys.executable, "-c", textwrap.dedent(code)], uses_hosts=uses_hosts)
+    return plan.Check(name, [sys.executable, "-c", textwrap.dedent(code)], image=image)
 
 
 # Phases
@@ -65,7 +65,7 @@ def test_phases_ignore_other_lines() -> None:
 def test_results_count_tests_and_the_command(directory: Path, status: int, passed: int, failed: int) -> None:
     check = plan.Check("unit", [])
     (directory / "unit.xml").write_text(REPORT)
-    result = results.Result(check, status, 9.0, [], results.read_tests(check))
+    result = results.Result(check, status, 9.0, 1.0, [], results.read_tests(check))
     assert (result.passed, result.failed) == (passed, failed)
 
 
@@ -80,7 +80,7 @@ def test_failure_lines_name_the_test_what_it_saw_and_the_journal(directory: Path
     (directory / "unit.log").write_text("the output\n")
     (directory / "unit" / "journal").mkdir(parents=True)
     (directory / "unit" / "journal" / "test_fails.host").write_text("a line\n")
-    lines = list(results.failure_lines(results.Result(check, 1, 9.0, [], results.read_tests(check))))
+    lines = list(results.failure_lines(results.Result(check, 1, 9.0, 1.0, [], results.read_tests(check))))
     assert "the output" in lines
     assert "-- journal: unit/journal/test_fails.host" in lines
     assert "-- test_fails[x]: E assert 1 == 2" in lines
@@ -90,7 +90,7 @@ def test_failure_lines_name_the_test_what_it_saw_and_the_journal(directory: Path
 def test_table_has_phases_modules_and_slowest_tests(directory: Path) -> None:
     check = plan.Check("unit", [])
     (directory / "unit.xml").write_text(REPORT)
-    result = results.Result(check, 1, 9.0, [("verify", 8.0)], results.read_tests(check))
+    result = results.Result(check, 1, 9.0, 1.0, [("verify", 8.0)], results.read_tests(check))
     table = "\n".join(results.table_lines([result], 12.0))
     assert "verify 8" in table
     assert "test_a 4, test_b 0" in table
@@ -130,11 +130,18 @@ def test_runner_shows_each_phase_as_it_ends(
 
 def test_runner_starts_hosts_after_their_images(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "ROOT", directory)
-    images = python_check("images", "import time; time.sleep(0.5); open('images', 'w').close()")
-    scenario = python_check("scenario", "open('images')", uses_hosts=True)
-    other = python_check("other", "import pathlib; print(pathlib.Path('images').exists())")
-    ended = {result.check.name: result for result in runner.run_all([other, scenario], images)}
-    assert {name: result.status for name, result in ended.items()} == {"images": 0, "other": 0, "scenario": 0}
+    wait = "import pathlib, time\nwhile not pathlib.Path({!r}).exists(): time.sleep(0.01)\n"
+    images = [
+        python_check("image-base", wait.format("other") + "open('base', 'w').close()"),
+        python_check("image-site", "open('base'); open('site', 'w').close()", "base"),
+    ]
+    checks = [
+        python_check("needs-site", "open('site')", "site"),
+        python_check("needs-base", "open('base')", "base"),
+        python_check("other", "open('other', 'w').close()"),
+    ]
+    ended = {result.check.name: result.status for result in runner.run_all(checks, images)}
+    assert ended == dict.fromkeys(["image-base", "image-site", "needs-site", "needs-base", "other"], 0)
 
 
 # Selection by name
@@ -147,17 +154,32 @@ def test_unknown_check_is_rejected_with_the_known_ones() -> None:
 
 def test_without_arguments_every_check_runs() -> None:
     names = [check.name for check in main_module.checks_of([])]
-    assert set(names) >= {"unit", "ruff", "mypy", "ansible-lint", "bench", *plan.scenario_names()}
+    assert set(names) >= {"unit", "ruff", "mypy", "ansible-lint", *plan.scenario_names()}
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("exhaustive", ["", "1"])
+def test_the_benchmark_runs_in_an_exhaustive_run(monkeypatch: pytest.MonkeyPatch, exhaustive: str) -> None:
+    monkeypatch.setenv("TEST_EXHAUSTIVE", exhaustive)
+    assert ("bench" in [check.name for check in main_module.checks_of([])]) == bool(exhaustive)
 
 
 def test_scenario_order_names_existing_scenarios() -> None:
     assert set(plan.SCENARIO_ORDER) == {path.parent.name for path in PROJECT.glob("molecule/*/molecule.yml")}
 
 
+@pytest.mark.parametrize("exhaustive", ["", "1"])
+def test_role_scenarios_are_whole_in_an_exhaustive_run(monkeypatch: pytest.MonkeyPatch, exhaustive: str) -> None:
+    monkeypatch.setenv("TEST_EXHAUSTIVE", exhaustive)
+    short = {
+        check.name for check in plan.scenario_checks(plan.scenario_names()) if "TEST_SEQUENCE" in check.environment
+    }
+    assert short == (set() if exhaustive else set(plan.ROLE_SCENARIOS))
+
+
 def test_inner_loop_needs_no_hosts_and_no_system() -> None:
     checks = main_module.checks_of(["--check"])
-    assert [check for check in checks if check.uses_hosts] == []
+    assert [check for check in checks if check.image] == []
     (unit,) = [check for check in checks if check.runs_pytest]
     assert list(unit.command)[-3:-1] == ["-m", "not system"]
 

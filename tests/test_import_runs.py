@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from testing.sampling import pick
 from tests.importing import Result, Site, former_python, make, served
 
 ODD = "hash#question?percent%20plus+.txt"
 KINDS = ("tree", "file")
 VERSIONS = ("3", "2.9")
-EACH = [(kind, version) for version in VERSIONS for kind in KINDS]
+# Each kind and each version once; all pairs of them in an exhaustive run.
+EACH = pick([("tree", "3"), ("file", "2.9")], [(kind, version) for version in VERSIONS for kind in KINDS])
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +203,7 @@ def test_a_tree_that_was_moved_has_its_artifacts(
     site: Site, sources: dict[tuple[str, str], Path], tmp_path: Path
 ) -> None:
     site.reset()
-    for kind in KINDS:
+    for kind in [kind for kind, version in EACH if version == "2.9"]:
         moved = tmp_path / kind
         sources[kind, "2.9"].parent.rename(moved)
         try:

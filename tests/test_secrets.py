@@ -103,6 +103,11 @@ def mode(path: Path) -> int:
 # The whole way, with every provider
 
 
+@pytest.mark.parametrize(
+    "backend",
+    ["generated", "aws_ssm", pytest.param("azure_key_vault", marks=pytest.mark.exhaustive("the other providers"))],
+    indirect=True,
+)
 def test_no_value_is_printed_on_its_way_through_a_rotation(site: Site, backend: Backend) -> None:
     settings = {"secrets_provider": backend.provider, "secrets_options": backend.options}
     backend.bring("admin", "{{correct-horse}}'battery")

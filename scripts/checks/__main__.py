@@ -18,8 +18,9 @@ from scripts.checks import changed, plan, results, runner
 def all_checks() -> list[plan.Check]:
     """Return every check. What needs no images starts beside the step that prepares them."""
     scenarios = plan.scenario_checks(plan.scenario_names())
-    # The longest scenario first; the linters after the unit tests, which they cannot delay then.
-    return [plan.unit_check(), *plan.lint_checks(), *scenarios, plan.bench_check()]
+    # The benchmark measures and does not decide: its unit tests are enough for the gate.
+    bench = [plan.bench_check()] if plan.is_exhaustive() else []
+    return [plan.unit_check(), *plan.lint_checks(), *scenarios, *bench]
 
 
 def named_checks(names: Sequence[str]) -> list[plan.Check]:
@@ -76,8 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     began = time.monotonic()
     checks = checks_of(arguments)
     results.DIRECTORY.mkdir(exist_ok=True)
-    images = plan.images_check() if any(check.uses_hosts for check in checks) else None
-    ended = runner.run_all(checks, images)
+    ended = runner.run_all(checks, plan.image_checks(checks))
     seconds = time.monotonic() - began
     runner.show(*results.table_lines(ended, seconds))
     results.write_times(ended, seconds)

@@ -28,6 +28,10 @@ SCENARIO_ORDER = (
     "base",
 )
 
+# Of single roles that every site has: `default` proves check mode and the second run for all of them.
+ROLE_SCENARIOS = ("base", "mlflow_server", "nginx_proxy", "postgresql")
+SHORT_SEQUENCE = "[destroy, create, prepare, converge, verify, destroy]"
+
 
 @dataclass(frozen=True)
 class Check:
@@ -38,14 +42,14 @@ class Check:
         command: The command with its arguments.
         environment: Variables that it needs beyond those of this process.
         runs_pytest: Whether it runs pytest, so that each of its tests is counted.
-        uses_hosts: Whether it starts container hosts, so that it needs their images.
+        image: Image of container hosts that it needs first: base (plain Debian), site (a deployed one), or none.
     """
 
     name: str
     command: Sequence[str]
     environment: dict[str, str] = field(default_factory=dict)
     runs_pytest: bool = False
-    uses_hosts: bool = False
+    image: str = ""
 
 
 def list_shell_scripts() -> list[str]:
@@ -87,23 +91,36 @@ def scenario_checks(names: Sequence[str]) -> list[Check]:
     Args:
         names: Their names.
     """
+    return [scenario_check(name) for name in names]
+
+
+def scenario_check(name: str) -> Check:
+    """Return a Molecule scenario."""
     environment = {"CONTAINERS_CONF": str(CONTAINERS_CONF)}
-    return [
-        Check(name, ["molecule", "test", "--scenario-name", name], environment, runs_pytest=True, uses_hosts=True)
-        for name in names
-    ]
+    if name in ROLE_SCENARIOS and not is_exhaustive():
+        environment["TEST_SEQUENCE"] = SHORT_SEQUENCE
+    command = ["molecule", "test", "--scenario-name", name]
+    image = "site" if "image: site" in (ROOT / "molecule" / name / "molecule.yml").read_text() else "base"
+    return Check(name, command, environment, runs_pytest=True, image=image)
 
 
 def bench_check() -> Check:
     """Return the benchmark in its short form, which shows that it works and measures nothing."""
-    return Check("bench", ["scripts/bench", "--smoke", "operations"], uses_hosts=True)
+    return Check("bench", ["scripts/bench", "--smoke", "operations"], image="base")
 
 
-def images_check() -> Check:
-    """Return the step that prepares what all scenarios share: images, network and package caches."""
-    return Check(
-        "images", ["ansible-playbook", "molecule/shared/images.yml"], {"CONTAINERS_CONF": str(CONTAINERS_CONF)}
-    )
+def image_checks(checks: Sequence[Check]) -> list[Check]:
+    """Return the steps that build the images which some checks need, each step after what it builds upon."""
+    needed = {check.image for check in checks}
+    names = [name for name in ("base", "site") if name in needed or (name == "base" and "site" in needed)]
+    return [image_check(name) for name in names]
+
+
+def image_check(name: str) -> Check:
+    """Return the step that builds an image, and the network and the caches that its hosts share."""
+    command = ["ansible-playbook", "molecule/shared/images.yml", "--extra-vars", f"shared_image={name}"]
+    environment = {"CONTAINERS_CONF": str(CONTAINERS_CONF)}
+    return Check(f"image-{name}", command, environment, image="base" if name == "site" else "")
 
 
 def scenario_names() -> list[str]:

@@ -55,6 +55,7 @@ class Result:
         check: The check.
         status: Exit status of its command.
         seconds: How long it ran.
+        cpu_seconds: Processor time of its processes, without those of container hosts and services.
         phases: Name and seconds of its phases.
         tests: The tests that it ran, if it runs pytest.
     """
@@ -62,6 +63,7 @@ class Result:
     check: Check
     status: int
     seconds: float
+    cpu_seconds: float = 0.0
     phases: list[tuple[str, float]] = field(default_factory=list)
     tests: list[Test] = field(default_factory=list)
 
@@ -140,13 +142,13 @@ def table_lines(results: Sequence[Result], seconds: float) -> Iterator[str]:
         seconds: How long all checks together took.
     """
     yield ""
-    yield "seconds by check and phase"
+    yield "seconds by check (whole, and of processor time), by phase and test module"
     for result in sorted(results, key=lambda each: -each.seconds):
         phases = ", ".join(f"{name} {length:.0f}" for name, length in result.phases)
         modules = ", ".join(f"{name} {length:.0f}" for name, length in module_seconds(result.tests)[:8])
-        yield f"  {result.check.name:<20} {result.seconds:>6.0f}  {phases}"
+        yield f"  {result.check.name:<20} {result.seconds:>6.0f} {result.cpu_seconds:>6.0f}  {phases}"
         if modules:
-            yield f"  {'':<20} {'':>6}  tests: {modules}"
+            yield f"  {'':<34}  tests: {modules}"
     yield f"  {'all':<20} {seconds:>6.0f}"
     tests = [(test.seconds, result.check.name, test) for result in results for test in result.tests]
     if tests:
@@ -164,6 +166,7 @@ def write_times(results: Sequence[Result], seconds: float) -> None:
         "checks": {
             result.check.name: {
                 "seconds": round(result.seconds, 1),
+                "cpu_seconds": round(result.cpu_seconds, 1),
                 "passed": result.passed,
                 "failed": result.failed,
                 "phases": [[name, round(length, 1)] for name, length in result.phases],

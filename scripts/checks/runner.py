@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from scripts.checks.phases import Phases
 from scripts.checks.plan import ROOT, Check
@@ -60,35 +60,43 @@ def run(check: Check) -> Result:
             log.flush()
             if ended := phases.read(line, time.monotonic() - began):
                 show(f"  {check.name}: {ended[0]} {ended[1]:.0f} s")
+        # In place of process.wait(), which does not return the processor time.
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.monotonic() - began
     phases.begin("", seconds)
-    result = Result(check, process.returncode, seconds, phases.finished, read_tests(check))
+    result = Result(
+        check, process.returncode, seconds, usage.ru_utime + usage.ru_stime, phases.finished, read_tests(check)
+    )
     verdict = "FAILED" if result.failed else "ok"
     lines = [f"{check.name:<22} {verdict:<7} {result.passed:>4} passed {seconds:>6.0f} s"]
     show(*lines, *(failure_lines(result) if result.failed else ()))
     return result
 
 
-def run_all(checks: Sequence[Check], images: Check | None) -> list[Result]:
+def run_all(checks: Sequence[Check], images: Sequence[Check] = ()) -> list[Result]:
     """Run checks in the given order, as many at once as there are lanes.
+
+    A check that has to wait for its image gives its place in the lanes to the next one.
 
     Args:
         checks: The checks.
-        images: What scenarios need first. It starts first; checks that are no scenarios run beside it.
+        images: What builds the images that they need, each after what it builds upon.
 
     Returns:
-        What came of each, in the order of the checks.
+        What came of each, images first.
     """
+    waiting = [*images, *checks]
+    running: dict[Future[Result], Check] = {}
+    results: dict[str, Result] = {}
     with ThreadPoolExecutor(LANES) as lanes:
-        ready = lanes.submit(run, images) if images else None
-        # Scenarios wait for the images in their lane, so what needs none starts before them.
-        futures = [lanes.submit(run_after, ready if check.uses_hosts else None, check) for check in checks]
-        results = [future.result() for future in futures]
-        return [ready.result(), *results] if ready else results
-
-
-def run_after(ready: Future[Result] | None, check: Check) -> Result:
-    """Run a check when what it needs is ready."""
-    if ready:
-        ready.result()
-    return run(check)
+        while waiting or running:
+            built = {name for name in ("base", "site") if f"image-{name}" in results}
+            missing = {check.name.removeprefix("image-") for check in images} - built
+            for check in [check for check in waiting if check.image not in missing][: LANES - len(running)]:
+                waiting.remove(check)
+                running[lanes.submit(run, check)] = check
+            ended, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in ended:
+                results[running.pop(future).name] = future.result()
+    return [results[check.name] for check in (*images, *checks)]

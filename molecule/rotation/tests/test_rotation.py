@@ -51,7 +51,7 @@ NAMES = ["database_login", "mlflow_admin_password", "mlflow_kek_passphrase", JOB
 # In which rotations runs are killed after a task that changes something, every how many of those tasks, and how often a
 # run is killed at a random moment. Longer tests set these variables.
 CUT_OFF = os.environ.get("ROTATION_CUT_OFF", "database").split(";")
-CUT_OFF_EVERY = os.environ.get("ROTATION_CUT_OFF_EVERY", pick("16", "8"))
+CUT_OFF_EVERY = os.environ.get("ROTATION_CUT_OFF_EVERY", "8")
 RANDOM_KILLS = int(os.environ.get("ROTATION_RANDOM_KILLS", "1"))
 RANDOM_ATTEMPTS = 5
 
