@@ -15,11 +15,12 @@ from testing.artifact_stores import CUT_OFF, FIRST, STORES, ArtifactStore, Move,
 from testing.cloud import Cloud
 from testing.deployment import Login, Site
 from testing.load import load
+from testing.sampling import pick
 
 MOVE = "playbooks/move_artifacts.yml"
 # Runs with an artifact each: those before the first move, which come along on the others, and those that are added.
-MOVED_RUNS = 200
-ADDED_RUNS = 50
+MOVED_RUNS = pick(60, 200)
+ADDED_RUNS = pick(20, 50)
 # The container hosts' side of the network that they share with this machine.
 GATEWAY = "10.89.64.1"
 

@@ -16,7 +16,7 @@ from mlflow.tracing.attachments import Attachment
 from playwright.sync_api import expect
 from testinfra.host import Host
 
-from testing.artifact_stores import ArtifactStore
+from testing.artifact_stores import FIRST_OR_ALL, ArtifactStore
 from testing.browser import answering, launched, window
 from testing.deployment import Site, active_colour
 
@@ -158,6 +158,8 @@ def test_a_trace_keeps_its_attachments(client: MlflowClient, run_id: str, site: 
     assert (answer.status_code, answer.content) == (200, attachment.content_bytes)
 
 
+# The page asks the server, which is the same whatever the store is.
+@pytest.mark.parametrize("move", FIRST_OR_ALL, indirect=True)
 def test_the_browser_lists_and_shows_them(
     client: MlflowClient, run_id: str, site: Site, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -527,8 +527,8 @@ def test_a_rotation_killed_at_random_is_finished_by_the_next(
 @pytest.mark.usefixtures("clients")
 @pytest.mark.parametrize(
     ("store", "targets"),
-    # Without the server's own secrets no slot is switched, which is the same whatever the store.
-    [(ParameterStore(), STORED), (KeyVault(), pick("database,admin,service", STORED))],
+    # Without the server's own secrets no slot is switched, which is the same whatever the store is.
+    [(store, pick("database,admin,service", STORED)) for store in (ParameterStore(), KeyVault())],
     ids=["aws_ssm", "azure_key_vault"],
 )
 def test_secrets_move_to_a_cloud_and_are_rotated_there(
@@ -594,7 +594,8 @@ def test_no_value_that_a_secret_ever_had_is_anywhere_else(hosts: list[Host], sit
     for host in hosts:
         copy = ["podman", "exec", "--interactive", host.check_output("hostname"), "tee", patterns]
         subprocess.run(copy, input="\n".join(sorted(values)), text=True, check=True, stdout=subprocess.DEVNULL)
-        grep = f"grep --fixed-strings --file={patterns}"
+        # Wheels, as the package index serves them.
+        grep = f"grep --fixed-strings --file={patterns} --exclude-dir=mlflow-uv"
         assert host.run(f"journalctl --no-pager --output=json --all | {grep} --quiet").rc == 1
         found = host.run(f"{grep} --recursive --files-with-matches --no-messages {searched}").stdout.splitlines()
         host.check_output(f"rm {patterns}")

@@ -16,6 +16,7 @@ from testing.cloud.google import PROJECT
 from testing.deployment import Site
 from testing.load import Account
 from testing.playbook import Run, run_playbook
+from testing.sampling import IS_EXHAUSTIVE
 from testing.stores import Generated
 
 # The stores, in the order in which a site goes over to them.
@@ -24,7 +25,7 @@ STORES = ["s3", "azure", "gcs"]
 FIRST = STORES[:1]
 # The store of which the move is killed half-way, and started again.
 CUT_OFF = STORES[1]
-FIRST_OR_ALL = STORES if os.environ.get("ARTIFACT_STORES") == "all" else FIRST
+FIRST_OR_ALL = STORES if os.environ.get("ARTIFACT_STORES") == "all" or IS_EXHAUSTIVE else FIRST
 
 
 @dataclass(frozen=True)
