@@ -22,6 +22,7 @@ from testinfra.host import Host
 
 from testing.limits import limit, wait_until
 from testing.playbook import PROJECT, Run, run_playbook
+from testing.sampling import pick
 
 NAME = "test-nginx-proxy"
 OTHER = "test-nginx-proxy-2"
@@ -29,8 +30,8 @@ testinfra_hosts = [f"ansible://{NAME}"]
 HERE = Path(__file__).parents[1]
 SELF_SIGNED = "/etc/nginx/tls/self_signed"
 CONF = "/etc/nginx/nginx.conf"
-# The renewal is cut off after every so many tasks; a longer test sets 1.
-CUT_OFF_EVERY = int(os.environ.get("NGINX_PROXY_CUT_OFF_EVERY", "3"))
+# The renewal is cut off after every so many tasks.
+CUT_OFF_EVERY = int(os.environ.get("NGINX_PROXY_CUT_OFF_EVERY", pick("5", "1")))
 
 
 class Authority:
