@@ -24,6 +24,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+@pytest.mark.system
 def test_files_and_directories_are_made_once(tmp_path: Path) -> None:
     (tmp_path / "page.j2").write_text("# {{ inventory_hostname }}\n{% if code %}\n{{ code }}\n{% endif %}\n")
     source = PROJECT / "tests" / "files" / "no_certificate.crt"
@@ -50,6 +51,7 @@ def test_files_and_directories_are_made_once(tmp_path: Path) -> None:
     assert ensure(site, files).changed == 0
 
 
+@pytest.mark.system
 def test_what_differs_is_shown_and_put_right(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("former\n")

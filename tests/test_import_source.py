@@ -7,6 +7,8 @@ import pytest
 
 from tests.rows import run_rows
 
+# On the host, root looks for the source.
+BECOMES_ROOT = pytest.param("on-host", marks=pytest.mark.system)
 VALID = {"import_runs_api_password": "a-password-for-the-admin"}
 
 
@@ -33,7 +35,7 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return run_rows("import_runs", {name: VALID | row for name, row in rows.items()}, entry="source")[0]
 
 
-@pytest.mark.parametrize("row", ["tree", "database", "with-artifacts", "on-host"])
+@pytest.mark.parametrize("row", ["tree", "database", "with-artifacts", BECOMES_ROOT])
 def test_a_source_that_is_there_is_taken(refusals: dict[str, str], row: str) -> None:
     assert refusals[row] == ""
 
@@ -46,7 +48,9 @@ def test_a_source_that_is_there_is_taken(refusals: dict[str, str], row: str) -> 
             "import_runs_source is '/no/such/mlruns'; it takes a directory mlruns/, or a database mlflow.db of SQLite, "
             "and there is no /no/such/mlruns on the control node.",
         ),
-        ("missing-on-host", "and there is no /no/such/mlruns on missing-on-host."),
+        pytest.param(
+            "missing-on-host", "and there is no /no/such/mlruns on missing-on-host.", marks=pytest.mark.system
+        ),
         ("fifo", "is something else on the control node."),
         (
             "missing-artifacts",

@@ -66,6 +66,7 @@ def test_one_process_runs_all_modules(playbook: Path) -> None:
     assert first == second
 
 
+@pytest.mark.system
 def test_root_needs_no_sudo_on_this_machine(playbook: Path) -> None:
     """Who is root already becomes nobody else."""
     first, second = parents(playbook, {}, ANSIBLE_BECOME="true", ANSIBLE_BECOME_EXE="/no/such/sudo")

@@ -111,7 +111,11 @@ def mode(path: Path) -> int:
 
 @pytest.mark.parametrize(
     "backend",
-    ["generated", "aws_ssm", pytest.param("azure_key_vault", marks=pytest.mark.exhaustive("the other providers"))],
+    [
+        "generated",
+        pytest.param("aws_ssm", marks=pytest.mark.system),
+        pytest.param("azure_key_vault", marks=[pytest.mark.system, pytest.mark.exhaustive("the other providers")]),
+    ],
     indirect=True,
 )
 def test_no_value_is_printed_on_its_way_through_a_rotation(site: Site, backend: Backend) -> None:
