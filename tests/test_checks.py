@@ -118,6 +118,14 @@ def test_runner_keeps_the_output_and_shows_a_failure(
     assert "what is wrong" in shown
 
 
+def test_runner_removes_journals_of_the_run_before(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "ROOT", directory)
+    (directory / "x" / "journal").mkdir(parents=True)
+    (directory / "x" / "journal" / "test_old.host").write_text("a line\n")
+    runner.run(python_check("x", "import sys; sys.exit(1)"))
+    assert not (directory / "x" / "journal").exists()
+
+
 def test_runner_shows_each_phase_as_it_ends(
     directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -87,6 +87,11 @@ def junit_file(check: Check) -> Path:
     return DIRECTORY / f"{check.name}.xml"
 
 
+def journal_directory(check: Check) -> Path:
+    """Return where the journals of a scenario's hosts are kept, one file for each failed test and host."""
+    return DIRECTORY / check.name / "journal"
+
+
 def log_file(check: Check) -> Path:
     """Return where the output of a check is kept."""
     return DIRECTORY / f"{check.name}.log"
@@ -127,7 +132,7 @@ def failure_lines(result: Result) -> Iterator[str]:
     log = log_file(result.check)
     yield from log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES_SHOWN:]
     yield f"-- whole output: {log.relative_to(ROOT)}"
-    journals = sorted((DIRECTORY / result.check.name / "journal").glob("*"))
+    journals = sorted(journal_directory(result.check).glob("*"))
     yield from (f"-- journal: {path.relative_to(ROOT)}" for path in journals)
     for test in result.tests:
         if test.has_failed:

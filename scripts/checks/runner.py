@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -11,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from scripts.checks.phases import Phases
 from scripts.checks.plan import ROOT, Check
-from scripts.checks.results import Result, failure_lines, junit_file, log_file, read_tests
+from scripts.checks.results import Result, failure_lines, journal_directory, junit_file, log_file, read_tests
 
 # On two cores: a scenario waits for its hosts for much of the time, which another check can use.
 LANES = int(os.environ.get("TEST_LANES", "3"))
@@ -37,6 +38,7 @@ def run(check: Check) -> Result:
         What came of it.
     """
     junit_file(check).unlink(missing_ok=True)
+    shutil.rmtree(journal_directory(check), ignore_errors=True)
     environment = {**os.environ, **check.environment, **PLAIN}
     if check.runs_pytest:
         environment["PYTEST_ADDOPTS"] = f"--junitxml={junit_file(check)}"
