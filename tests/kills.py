@@ -1,4 +1,4 @@
-"""Kills a program in the middle, whatever the speed of the machine."""
+"""Kills a program before it ends, on a fast machine and on a slow one."""
 
 from __future__ import annotations
 

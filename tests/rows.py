@@ -1,4 +1,4 @@
-"""Runs a role for many sets of values at once: each row is a host of its own, which is this machine.
+"""Runs a role for many sets of values at once: each row is one host, and every host is this machine.
 
 Every task costs a process for each row, so the plays have none that a row does not need. A callback keeps why the role
 refused a row (tests/callback/refusals.py).

@@ -2,7 +2,7 @@
 
 A test module is selected if it, or a helper that it imports, imports a changed Python module or names a changed role,
 playbook or file. Scenarios are selected by the tables below and by what their tests name. A path that no rule knows
-selects every check. The gate runs all checks whatever changed, so a rule that is too narrow costs time, not safety.
+selects every check. The gate always runs all checks, so a rule that is too narrow costs time, not safety.
 """
 
 from __future__ import annotations

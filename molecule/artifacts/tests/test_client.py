@@ -158,7 +158,7 @@ def test_a_trace_keeps_its_attachments(client: MlflowClient, run_id: str, site: 
     assert (answer.status_code, answer.content) == (200, attachment.content_bytes)
 
 
-# The page asks the server, which is the same whatever the store is.
+# The page depends on the server, not on the store.
 @pytest.mark.parametrize("move", FIRST_OR_ALL, indirect=True)
 def test_the_browser_lists_and_shows_them(
     client: MlflowClient, run_id: str, site: Site, tmp_path_factory: pytest.TempPathFactory

@@ -30,7 +30,7 @@ testinfra_hosts = [f"ansible://{NAME}"]
 HERE = Path(__file__).parents[1]
 SELF_SIGNED = "/etc/nginx/tls/self_signed"
 CONF = "/etc/nginx/nginx.conf"
-# The renewal is cut off after every so many tasks.
+# The number of tasks between two kills of a renewal.
 CUT_OFF_EVERY = int(os.environ.get("NGINX_PROXY_CUT_OFF_EVERY", pick("5", "1")))
 
 

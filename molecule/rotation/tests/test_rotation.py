@@ -1,4 +1,4 @@
-"""Rotation of secrets: clients of both hosts go on writing, interrupted rotations are resumed, no two run at once."""
+"""Rotation of secrets: clients of both hosts keep writing, interrupted rotations are resumed, no two run at once."""
 
 from __future__ import annotations
 
@@ -316,7 +316,7 @@ def test_every_secret_is_rotated_and_no_client_notices(everything: Everything, h
     assert secret == {"api_key": f"value-of-{everything.key}"}
 
 
-def test_a_job_goes_on_with_its_next_password(everything: Everything, site: Site) -> None:
+def test_a_job_continues_with_its_next_password(everything: Everything, site: Site) -> None:
     assert_kept(everything.job, site)
     # Each of its clients was rejected with the previous password.
     assert everything.job.refused >= CLIENTS
@@ -351,7 +351,7 @@ def test_a_host_left_out_is_refused(other: Site) -> None:
 
 
 def test_previous_passwords_are_rejected_by_every_worker(hosts: list[Host], site: Site) -> None:
-    # Without a switch of slots: the workers that cached the previous passwords go on.
+    # Without a switch of slots: the workers that cached the previous passwords keep running.
     admin, job = site.admin[1], site.secret(JOB_SECRET)
     for host in hosts:
         assert (admin_statuses(host, admin), user_statuses(host, JOB, job)) == ({200}, {200})
@@ -527,7 +527,7 @@ def test_a_rotation_killed_at_random_is_finished_by_the_next(
 @pytest.mark.usefixtures("clients")
 @pytest.mark.parametrize(
     ("store", "targets"),
-    # Without the server's own secrets no slot is switched, which is the same whatever the store is.
+    # Without the server's own secrets no slot is switched; a switch does not depend on the store.
     [(store, pick("database,admin,service", STORED)) for store in (ParameterStore(), KeyVault())],
     ids=["aws_ssm", "azure_key_vault"],
 )

@@ -62,10 +62,10 @@ def run_playbook(playbook: str, *options: str, **variables: Any) -> Run:
 
 @dataclass
 class StartedRun:
-    """A playbook run that goes on beside the test.
+    """A playbook run that the test does not wait for.
 
     Args:
-        process: Its process, the leader of a process group of its own.
+        process: Its process, the leader of its own process group.
         log: File with what it prints.
     """
 
@@ -77,7 +77,7 @@ class StartedRun:
         os.killpg(self.process.pid, signal.SIGKILL)
 
     def is_killed_after(self, seconds: float) -> bool:
-        """Kill the run after some seconds. Return whether it was still going on then."""
+        """Kill the run after some seconds. Return whether it was still running then."""
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
