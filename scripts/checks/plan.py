@@ -73,16 +73,15 @@ def lint_checks() -> list[Check]:
     ]
 
 
-def unit_check(paths: Sequence[str] = ("tests",), *, has_system: bool = True, processes: int = 2) -> Check:
+def unit_check(paths: Sequence[str] = ("tests",), *, has_system: bool = True) -> Check:
     """Return the unit tests.
 
     Args:
         paths: Directories and files of tests.
         has_system: Whether tests that need root and packages of Debian are among them.
-        processes: How many tests run at once.
     """
     selection = [] if has_system else ["-m", WITHOUT_SYSTEM_TESTS]
-    return Check("unit", ["pytest", "--quiet", f"--numprocesses={processes}", *selection, *paths], runs_pytest=True)
+    return Check("unit", ["pytest", "--quiet", "--numprocesses=2", *selection, *paths], runs_pytest=True)
 
 
 def scenario_checks(names: Sequence[str]) -> list[Check]:
