@@ -90,3 +90,15 @@ def test_modules_may_use_every_cpu(playbook: Path) -> None:
     playbook.write_text(ASK_TWICE.replace("echo $PPID", "grep Cpus_allowed_list /proc/self/status"), encoding="utf-8")
     (own,) = [line for line in Path("/proc/self/status").read_text().splitlines() if "Cpus_allowed_list" in line]
     assert parents(playbook, {}) == (own, own)
+
+
+def test_filters_are_loaded_once_for_all_tasks(playbook: Path, tmp_path: Path) -> None:
+    """Each task has a process of its own, which inherits the filters of the main process."""
+    loads = tmp_path / "loads"
+    (tmp_path / "filters").mkdir()
+    (tmp_path / "filters" / "counted.py").write_text(
+        f"open({str(loads)!r}, 'a').write('loaded ')\nclass FilterModule:\n    filters = staticmethod(dict)\n"
+    )
+    playbook.write_text(ASK_TWICE.replace('"echo $PPID"', "\"{{ 'true' | string }}\""), encoding="utf-8")
+    parents(playbook, {}, ANSIBLE_FILTER_PLUGINS=str(tmp_path / "filters"))
+    assert loads.read_text() == "loaded "

@@ -6,9 +6,10 @@ A name of this project's, as the place of Mitogen's own plugin depends on where 
 from __future__ import annotations
 
 import getpass
+from typing import Any
 
 from ansible.collections.list import list_collection_dirs
-from ansible.plugins.loader import strategy_loader
+from ansible.plugins.loader import filter_loader, strategy_loader, test_loader
 
 DOCUMENTATION = """
     name: mitogen_linear
@@ -50,3 +51,13 @@ else:
 
     class StrategyModule(StrategyMixin, Linear):  # type: ignore[misc, no-redef, valid-type]
         """The strategy `linear`, with Mitogen's connections."""
+
+        def run(self, iterator: Any, play_context: Any) -> Any:
+            """Run a play. Return the exit status.
+
+            Ansible starts a process for each task and host. The processes inherit the filters and tests that are loaded
+            here. Otherwise each process loads all of them again, which takes a tenth of the time of a playbook run.
+            """
+            for loader in (filter_loader, test_loader):
+                list(loader.all())
+            return super().run(iterator, play_context)
