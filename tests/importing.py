@@ -103,9 +103,13 @@ class Site:
         # What the program's unit has beside.
         self.variables: dict[str, str] = {}
 
+    def _connect(self, database: str) -> Any:
+        """Return a new connection of psycopg2 to a database."""
+        return psycopg2.connect(host=str(self.socket), user="mlflow", dbname=database)
+
     def sql(self, statement: str, *values: Any, database: str = "mlflow") -> list[tuple[Any, ...]]:
         """Execute a statement and return its rows."""
-        with contextlib.closing(psycopg2.connect(host=str(self.socket), user="mlflow", dbname=database)) as connection:
+        with contextlib.closing(self._connect(database)) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(statement, values or None)
@@ -177,15 +181,16 @@ class Site:
         """Return the rows of all tables of the tracking database, and of permissions."""
         found = {}
         for database in ("mlflow", "mlflow_auth"):
-            tables = self.sql(
-                "SELECT schemaname || '.' || tablename FROM pg_tables "
-                "WHERE schemaname NOT IN ('pg_catalog', 'information_schema')",
-                database=database,
-            )
-            for (table,) in tables:
-                if table != "public.roles":
-                    rows = self.sql(f"SELECT t::text FROM {table} t", database=database)  # noqa: S608
-                    found[f"{database}:{table}"] = sorted(row for (row,) in rows)
+            with contextlib.closing(self._connect(database)) as connection:
+                cursor = connection.cursor()
+                cursor.execute(
+                    "SELECT schemaname || '.' || tablename FROM pg_tables "
+                    "WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+                )
+                for (table,) in cursor.fetchall():
+                    if table != "public.roles":
+                        cursor.execute(f"SELECT t::text FROM {table} t")  # noqa: S608
+                        found[f"{database}:{table}"] = sorted(row for (row,) in cursor.fetchall())
         return found
 
     def files(self) -> dict[str, bytes]:

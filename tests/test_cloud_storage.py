@@ -49,6 +49,9 @@ from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
 from testing.cloud import Cloud, azurite
 from testing.cloud.client import RESOURCE_GROUP, SUBSCRIPTION
 
+# The emulators' own tests. Every other test that stores objects uses the emulators as well.
+pytestmark = pytest.mark.exhaustive("test_artifact_store_s3, test_artifact_store_azure, test_artifact_store_gcs")
+
 BUCKET = "mlflow-artifacts"
 NAME = "a b/ü&+%20?=#é.txt"
 MEBIBYTE = 1024 * 1024

@@ -114,7 +114,7 @@ def mode(path: Path) -> int:
     [
         "generated",
         pytest.param("aws_ssm", marks=pytest.mark.system),
-        pytest.param("azure_key_vault", marks=[pytest.mark.system, pytest.mark.exhaustive("the other providers")]),
+        pytest.param("azure_key_vault", marks=pytest.mark.system),
     ],
     indirect=True,
 )

@@ -19,11 +19,12 @@ from testinfra.host import Host
 from testing.artifact_stores import FIRST_OR_ALL, ArtifactStore
 from testing.browser import answering, launched, window
 from testing.deployment import Site, active_colour
+from testing.sampling import pick
 
 pytestmark = pytest.mark.usefixtures("store")
 
 MEGABYTE = 2**20
-MANY = 300
+MANY = pick(100, 300)
 # A large one. With ARTIFACT_MEGABYTES=2048 it is larger than what the server may take of memory.
 LARGE = int(os.environ.get("ARTIFACT_MEGABYTES", "256")) * MEGABYTE
 # What the server's processes may need more while a large artifact passes: pieces of it, and libraries that are loaded.

@@ -21,6 +21,7 @@ from testing.cloud import Cloud
 from testing.deployment import Site, active_colour
 from testing.limits import limit, wait_until
 from testing.load import load, wait_until_written
+from testing.sampling import pick
 
 # Google's library tries each request for two minutes, which takes long where all stores are asked for.
 pytestmark = pytest.mark.parametrize("move", FIRST_OR_ALL, indirect=True)
@@ -28,6 +29,8 @@ pytestmark = pytest.mark.parametrize("move", FIRST_OR_ALL, indirect=True)
 MEGABYTE = 2**20
 TEMPORARY = "/var/lib/mlflow/tmp"
 CROWD = 50
+# Of each file of the crowd, which is larger than what a store takes in one piece.
+CROWD_MEGABYTES = pick(10, 20)
 
 
 @pytest.fixture(autouse=True)
@@ -165,7 +168,7 @@ def test_a_client_that_is_gone_in_the_middle_leaves_nothing(site: Site, server: 
 
 def test_a_crowd_of_large_files_goes_both_ways(site: Site, address: str, tmp_path: Path) -> None:
     source = tmp_path / "crowd.bin"
-    source.write_bytes(os.urandom(20 * MEGABYTE))
+    source.write_bytes(os.urandom(CROWD_MEGABYTES * MEGABYTE))
     content = source.read_bytes()
 
     def both_ways(number: int) -> list[int]:
