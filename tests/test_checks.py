@@ -172,8 +172,16 @@ def test_the_benchmark_runs_in_an_exhaustive_run(monkeypatch: pytest.MonkeyPatch
     assert ("bench" in [check.name for check in main_module.checks_of([])]) == bool(exhaustive)
 
 
-def test_scenario_order_names_existing_scenarios() -> None:
-    assert set(plan.SCENARIO_ORDER) == {path.parent.name for path in PROJECT.glob("molecule/*/molecule.yml")}
+def test_check_order_names_existing_checks() -> None:
+    scenarios = {path.parent.name for path in PROJECT.glob("molecule/*/molecule.yml")}
+    assert set(plan.CHECK_ORDER) == {*scenarios, "unit", "bench"}
+
+
+def test_linters_start_first_then_unknown_checks_then_long_ones() -> None:
+    new = plan.Check("new-scenario", ["true"], runs_pytest=True, image="base")
+    checks = [plan.scenario_check("base"), plan.unit_check(), *plan.lint_checks(), plan.scenario_check("rotation"), new]
+    names = [check.name for check in plan.in_order(checks)]
+    assert names == [*(check.name for check in plan.lint_checks()), "new-scenario", "rotation", "unit", "base"]
 
 
 @pytest.mark.parametrize("exhaustive", ["", "1"])

@@ -75,7 +75,7 @@ def checks_of(arguments: Sequence[str]) -> list[plan.Check]:
 def main(arguments: Sequence[str]) -> int:
     """Run checks. Returns the exit status: 0 if nothing failed."""
     began = time.monotonic()
-    checks = checks_of(arguments)
+    checks = plan.in_order(checks_of(arguments))
     results.DIRECTORY.mkdir(exist_ok=True)
     ended = runner.run_all(checks, plan.image_checks(checks))
     seconds = time.monotonic() - began

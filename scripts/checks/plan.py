@@ -15,17 +15,20 @@ EXHAUSTIVE_VARIABLE = "TEST_EXHAUSTIVE"
 # Tests that need root, packages of Debian, or services that a test starts: `make check` leaves them out.
 WITHOUT_SYSTEM_TESTS = "not system"
 
-# The longest first, by the seconds of a measured run, so that no long check is left to run alone at the end.
-SCENARIO_ORDER = (
+# The longest first, by the seconds of a measured run, so that no long check is left to run alone at the end. The unit
+# tests start later than that: they would slow down the building of images, which the longest scenarios wait for.
+CHECK_ORDER = (
     "rotation",
     "artifacts",
     "default",
-    "import_runs",
     "mlflow_server",
+    "unit",
+    "import_runs",
     "nginx_proxy",
     "postgresql",
     "postgresql_external",
     "base",
+    "bench",
 )
 
 # Of single roles that every site has: `default` proves check mode and the second run for all of them.
@@ -123,9 +126,14 @@ def image_check(name: str) -> Check:
 
 
 def scenario_names() -> list[str]:
-    """Return the names of all scenarios, the longest first; a scenario whose length is unknown comes before them."""
-    names = {path.parent.name for path in ROOT.glob("molecule/*/molecule.yml")}
-    return sorted(names - set(SCENARIO_ORDER)) + [name for name in SCENARIO_ORDER if name in names]
+    """Return the names of all scenarios."""
+    return sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
+
+
+def in_order(checks: Sequence[Check]) -> list[Check]:
+    """Return checks in the order in which they start: linters, scenarios of unknown length, then the longest first."""
+    positions = {name: position for position, name in enumerate(CHECK_ORDER)}
+    return sorted(checks, key=lambda check: (bool(check.image or check.runs_pytest), positions.get(check.name, -1)))
 
 
 def is_exhaustive() -> bool:

@@ -252,7 +252,7 @@ def clients_writing(address: str, ca_file: Path) -> Iterator[list[str]]:
                     outcomes.append(str(client.post(url, json={"value": 1}).status_code))
                 except httpx.HTTPError as error:
                     outcomes.append(repr(error))
-                done.wait(0.005)
+                done.wait(0.05)
 
     threads = [threading.Thread(target=write) for _ in range(8)]
     for thread in threads:
