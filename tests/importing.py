@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 import psycopg2
 
 from testing.limits import wait_until
+from tests import import_process
 from tests.database import SERVERS
 from tests.project import PROJECT
 
@@ -199,20 +200,28 @@ class Site:
             str(path.relative_to(self.store)): path.read_bytes() for path in self.store.rglob("*") if path.is_file()
         }
 
-    def start(self, command: str, *options: str, source: Path | None = None) -> subprocess.Popen[str]:
-        """Start the program."""
-        given = ["--state", str(self.state), *options]
+    def _command_line(self, command: str, options: Sequence[str], source: Path | None) -> list[str]:
+        """Return the arguments of the program."""
+        given = [command, "--state", str(self.state), *options]
         if source:
             given += ["--source", str(source)]
         if "CREDENTIALS_DIRECTORY" not in self.variables:
             given += ["--artifact-destination", str(self.store)]
+        return given
+
+    def _environment(self) -> dict[str, str]:
+        """Return the environment of the program."""
+        return environment(PGSERVICEFILE=str(self.service), **self.variables)
+
+    def start(self, command: str, *options: str, source: Path | None = None) -> subprocess.Popen[str]:
+        """Start the program, for who does not wait for its end."""
         return subprocess.Popen(
-            [sys.executable, str(PROGRAM), command, *given],
+            [sys.executable, str(PROGRAM), *self._command_line(command, options, source)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment(PGSERVICEFILE=str(self.service), **self.variables),
+            env=self._environment(),
         )
 
     def run(self, command: str, *options: str, source: Path | None = None, well: bool | None = True) -> Result:
@@ -224,11 +233,11 @@ class Site:
             source: What to import.
             well: How it has to end; None if that is what is asked.
         """
-        process = self.start(command, *options, source=source)
-        output, errors = process.communicate()
+        arguments = self._command_line(command, options, source)
+        status, output, errors = import_process.run(arguments, self._environment())
         assert "Traceback" not in errors, errors
         assert output, errors
-        result = Result(process.returncode, json.loads(output.splitlines()[-1]), errors)
+        result = Result(status, json.loads(output.splitlines()[-1]), errors)
         if well is not None:
             assert (result.status == 0) == well, (result.report, errors)
         return result
