@@ -52,6 +52,7 @@ CASES = {
     ),
     "a metric of one field": Case(run(2, "metrics/n"), "1 1 1\n7\n", "1 fields", "line", run(2, "metrics/n:2")),
     "a step too large": Case(run(2, "metrics/o"), f"1 1 {2**70}\n1 1 1\n", "too large", "line", run(2, "metrics/o:1")),
+    "a step between two": Case(run(2, "metrics/p"), "1 1 0.5\n1 1 1\n", "malformed", "line", run(2, "metrics/p:1")),
     "an empty metric": Case(run(2, "metrics/empty"), "", "empty", "file"),
     "a metric's bad name": Case(run(2, "metrics/a*b"), "1 1 1\n", "Invalid value", "file"),
     "a param too long": Case(run(3, "params/long"), "x" * 8001, "8001 characters", "entry", run(3, "params/long")),
@@ -71,6 +72,12 @@ CASES = {
         f"10/{run_id(8)}",
     ),
     "no artifacts": Case(run(9, "artifacts/file 0.txt"), None, "missing", "artifacts", run(9, "artifacts")),
+    "a pointer of Git LFS": Case(
+        run(10, "artifacts/model.bin"),
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n",
+        "git lfs pull",
+        "file",
+    ),
     "a link to nowhere": Case(run(10, "artifacts/nowhere"), "link:/nonexistent", "outside", "file"),
     "a link to outside": Case(run(10, "artifacts/secret"), "link:/etc/hostname", "outside", "file"),
     "a link around": Case(run(10, "artifacts/around"), "link:.", "around it", "file"),
@@ -127,6 +134,7 @@ def spoil(tree: Path) -> None:
     """Write all of it into a tree that is whole."""
     put(tree / "16" / "meta.yaml", "experiment_id: '16'\nname: sixteen\n")
     (tree / "16" / run_id(1) / "artifacts").mkdir(parents=True)
+    put(tree / run(9, "tags/mlflow.loggedArtifacts"), '[{"path": "table.json", "type": "table"}]')
     put(tree / MODEL / "meta.yaml", "name: classifier\ncreation_timestamp: 1\nlast_updated_timestamp: 1\n")
     put(
         tree / "10/models/m-3/meta.yaml",
@@ -213,7 +221,7 @@ def test_the_rest_is_there(site: Site, imported: Result) -> None:
     assert runs == {run_id(number) for number in (1, 2, 3, 9, 10, 11)}
     assert site.sql("SELECT count(*) FROM experiments") == [(3,)]
     points = site.sql("SELECT key, count(*) FROM metrics WHERE run_uuid = %s GROUP BY key ORDER BY key", run_id(2))
-    assert points == [("acc/top", 5), ("loss", 2), ("m", 2), ("n", 1), ("o", 1)]
+    assert points == [("acc/top", 5), ("loss", 2), ("m", 2), ("n", 1), ("o", 1), ("p", 1)]
     assert site.sql("SELECT key FROM params WHERE run_uuid = %s", run_id(3)) == [("lr",)]
     assert site.sql("SELECT version, source FROM model_versions") == [(4, "/gone/model")]
     assert sorted(name.rpartition("/")[2] for name in site.files() if run_id(10) in name) == ["file 0.txt"]

@@ -25,6 +25,12 @@ def test_a_plan_says_what_would_come() -> None:
     ]
 
 
+def test_a_plan_says_how_many_runs_have_no_artifacts() -> None:
+    assert said("import_plan_lines", PLAN | {"runs_without_artifacts": 2})[2] == (
+        "Artifacts 4.5 kB; 2 of 3 runs have none"
+    )
+
+
 def test_a_plan_says_what_stands_in_its_way() -> None:
     told = PLAN | {
         "already": {"run": 2},

@@ -71,13 +71,19 @@ def import_refusal(told: Told) -> str:
     return str(told.get("error") or told.get("refused") or "")
 
 
+def without_artifacts(told: Told) -> str:
+    """Say how many runs have no artifacts."""
+    number = told.get("runs_without_artifacts") or 0
+    return f"; {number} of {told['counts']['runs']} runs have none" if number else ""
+
+
 def import_plan_lines(told: Told) -> list[str]:
     """Say what an import would bring, and what stands in its way."""
     already = told.get("already") or {}
     return [
         line("Import", told["import_id"]),
         line("Source", counts(told["counts"])),
-        line("Artifacts", size(told["bytes"])),
+        line("Artifacts", size(told["bytes"]) + without_artifacts(told)),
         *([line("There", counts(already))] if any(already.values()) else []),
         *some("Renamed", told, "renamed", lambda pair: f"{pair[0]} becomes {pair[1]}"),
         *some("Conflict", told, "conflicts"),

@@ -21,6 +21,10 @@ from places import PROXIED, Places, below
 PIECE = 8 * 1024 * 1024
 # Where a directory holds what is not whole yet; on its file system, so that a rename puts it in place.
 TEMPORARY = ".mlflow-import"
+# A working tree has a pointer in place of each file that Git LFS did not fetch, of less than 1024 bytes.
+# https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+LFS_POINTER_BYTES = 1024
 REMOTE = re.compile(r"(s3|wasbs|gs)://")
 
 
@@ -28,6 +32,12 @@ def sha256_of(path: str | Path) -> str:
     """Return the checksum of a file."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_lfs_pointer(path: str) -> bool:
+    """Return whether a file is a pointer of Git LFS."""
+    with Path(path).open("rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 class Found:
@@ -77,6 +87,8 @@ class Found:
                 self._wrong(name, "it is neither a file nor a directory")
             elif not os.access(path, os.R_OK):
                 self._wrong(name, "it cannot be read: Permission denied")
+            elif len(LFS_POINTER) < status.st_size < LFS_POINTER_BYTES and is_lfs_pointer(path):
+                self._wrong(name, "it is a pointer of Git LFS and not the file; run `git lfs pull` in the source")
             else:
                 self.files.append((name, path, status.st_size))
         except UnicodeEncodeError:

@@ -183,7 +183,13 @@ class DatabaseFile:
                 yield from self._table(table, "experiment_id = :key", key=key)
 
         return Experiment(
-            str(key), str(row["name"]), path, row["artifact_location"] or "", rows, lambda: self._parts(key)
+            str(key),
+            str(row["name"]),
+            path,
+            row["artifact_location"] or "",
+            rows,
+            lambda: self._parts(key),
+            is_deleted=row["lifecycle_stage"] == "deleted",
         )
 
     def _parts(self, experiment: int) -> Iterator[Part]:

@@ -68,6 +68,16 @@ PARENTS = {
 LOCATION_TAG, HISTORY_TAG = "mlflow.artifactLocation", "mlflow.log-model.history"
 
 
+def filled_in(run: Row) -> Row:
+    """Return values for what a run lacks and the API needs to return it.
+
+    MLflow's entity RunInfo refuses None for these, and one such run makes every page of runs/search that has it fail.
+    A run without a start began, as far as is known, when it ended.
+    """
+    wanted = {"user_id": "", "start_time": run.get("end_time") or 0, "status": "RUNNING"}
+    return {name: value for name, value in wanted.items() if run.get(name) is None}
+
+
 # A row that its table takes: the table, and the values of its columns.
 Fitted = tuple[str, list[Any]]
 
@@ -179,7 +189,7 @@ class Fitter:
         if table == "experiments":
             changed |= {"name": goal.name, "artifact_location": goal.location}
         elif table == "runs":
-            changed["artifact_uri"] = location
+            changed |= {"artifact_uri": location} | filled_in(row)
         elif table == "logged_models":
             changed["artifact_location"] = location
         elif table == "trace_tags" and row["key"] == LOCATION_TAG:

@@ -211,6 +211,7 @@ def planned(given: argparse.Namespace) -> tuple[Importer, dict[str, Any]]:
         "import_id": importer.journal.identity,
         "counts": {name: survey.counts[name] for name in COUNTS},
         "bytes": survey.bytes,
+        "runs_without_artifacts": survey.runs_without_artifacts,
         "conflicts": survey.conflicts,
         "malformed": bad,
         "set_aside": len(bad) if options.set_aside else 0,

@@ -69,6 +69,7 @@ class Experiment:
     location: str
     rows: Callable[[], Iterator[tuple[str, Row]]]
     parts: Callable[[], Iterator[Part]]
+    is_deleted: bool = False
 
 
 class Source(Protocol):
@@ -116,6 +117,21 @@ def name_fault(kind: str, name: str) -> str:
     return ""
 
 
+def to_integer(text: bytes) -> int:
+    """Return a whole number, which some clients wrote as a float: `3.0`.
+
+    Raises:
+        ValueError: It is not a whole number.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer():
+            raise
+        return int(number)
+
+
 def point_of(fields: list[bytes]) -> tuple[int, float, int, bool]:
     """Return timestamp, value, step and whether it is NaN, as MLflow's database holds them.
 
@@ -125,8 +141,8 @@ def point_of(fields: list[bytes]) -> tuple[int, float, int, bool]:
     Raises:
         ValueError: They are no such numbers.
     """
-    timestamp, value = int(fields[0]), float(fields[1])
-    step = int(fields[2]) if len(fields) > 2 else 0
+    timestamp, value = to_integer(fields[0]), float(fields[1])
+    step = to_integer(fields[2]) if len(fields) > 2 else 0
     if not (LEAST <= timestamp <= MOST and LEAST <= step <= MOST):
         raise ValueError("a number is too large")
     if value != value:

@@ -47,6 +47,7 @@ class Survey:
     already: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
     bytes: int = 0
+    runs_without_artifacts: int = 0
     # What is not there yet: runs, metric points and bytes of artifacts.
     todo: Counter[str] = field(default_factory=Counter)
 
@@ -172,6 +173,7 @@ class Plan:
         known = self.brought[part.kind].get(part.key)
         if part.kind == "run":
             self.progress.add("runs")
+            self.survey.runs_without_artifacts += number == 0
         if not known:
             self.survey.todo.update({"runs": int(part.kind == "run"), "metric points": count, "B": size})
         else:
@@ -213,9 +215,14 @@ class Plan:
                 if mapped[experiment.key].name != name and not mapped[experiment.key].merged:
                     self.survey.renamed[name] = mapped[experiment.key].name
                 continue
+            is_default = experiment.key == "0" and name == "Default"
+            if is_default and experiment.is_deleted and next(experiment.parts(), None) is None:
+                # MLflow makes this experiment by itself; there is nothing to import.
+                continue
             if name in names:
-                default = experiment.key == "0" and name == "Default" and names[name][0] == 0
-                if default or self.options.on_conflict == "merge":
+                # A deleted one is not merged unless the operator asks for it, since its runs would join an active one.
+                joins = is_default and names[name][0] == 0 and not experiment.is_deleted
+                if joins or self.options.on_conflict == "merge":
                     self.survey.goals[experiment.key] = Goal(
                         names[name][0], name, names[name][1], merged=True, former=name
                     )

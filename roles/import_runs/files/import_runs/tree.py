@@ -6,8 +6,10 @@ must be told and not spoil its run, and because metrics are too many to be objec
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,8 +24,18 @@ Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 META, TRASH, MODELS = "meta.yaml", ".trash", "models"
 # Directories of an experiment that are no runs.
 RESERVED = {"tags", "datasets", "traces", MODELS}
-# Hidden files are not MLflow's: what file managers and version control leave.
+# Hidden directories are not MLflow's: version control and file managers leave them.
 HIDDEN = "."
+# Files that version control, file managers and synchronization leave in directories whose other files are entries. A
+# name that begins with a dot is a valid name of a parameter, so they are listed.
+FOREIGN_FILES = {
+    *(".gitkeep", ".gitignore", ".gitattributes", ".keep", ".DS_Store", ".localized", ".directory"),
+    *("Thumbs.db", "desktop.ini"),
+}
+FOREIGN_PREFIXES = ("._", ".nfs", ".fuse_hidden", ".syncthing.")
+FOREIGN_DIRECTORIES = {".git", ".svn", ".ipynb_checkpoints", "__MACOSX"}
+# Tags in which a client notes which artifacts of a run it has logged.
+MODELS_TAG, TABLES_TAG = "mlflow.log-model.history", "mlflow.loggedArtifacts"
 
 
 def folders(directory: Path) -> list[Path]:
@@ -36,13 +48,19 @@ def folders(directory: Path) -> list[Path]:
     return [directory / name for name in names]
 
 
+def is_foreign(name: str) -> bool:
+    """Return whether a file is known to be another program's, and not an entry."""
+    return name in FOREIGN_FILES or name.startswith(FOREIGN_PREFIXES)
+
+
 def files(directory: Path) -> Iterator[tuple[str, Path]]:
-    """Return name and path of all files below a directory: a slash in a name makes directories."""
+    """Return name and path of the entries below a directory: a slash in a name makes directories."""
     for parent, below, names in os.walk(directory):
-        below.sort()
+        below[:] = sorted(name for name in below if name not in FOREIGN_DIRECTORIES)
         for name in sorted(names):
             path = Path(parent, name)
-            yield path.relative_to(directory).as_posix(), path
+            if not is_foreign(name):
+                yield path.relative_to(directory).as_posix(), path
 
 
 def text_of(path: Path) -> str:
@@ -157,6 +175,7 @@ class Tree:
             str(meta.get("artifact_location") or ""),
             rows,
             lambda: self._parts(directory),
+            is_deleted=meta.get("lifecycle_stage") == "deleted",
         )
 
     @staticmethod
@@ -233,8 +252,20 @@ class Tree:
             rows,
             lambda: self._points(directory / "metrics"),
             location,
-            self._found(directory, location, missing="its directory of artifacts is missing"),
+            self._found(directory, location, self._missing_artifacts(directory)),
         )
+
+    @staticmethod
+    def _missing_artifacts(run: Path) -> str:
+        """Return what is wrong if a run has no directory of artifacts, or nothing if it needs none.
+
+        Version control keeps no empty directories, so a run without artifacts often has none.
+        """
+        for tag in (MODELS_TAG, TABLES_TAG):
+            path = run / "tags" / tag
+            if path.is_file() and names_artifacts(tag, path.read_text(errors="replace")):
+                return f"its directory of artifacts is missing, and its tag {tag} names some"
+        return ""
 
     def _found(self, directory: Path, location: str, missing: str) -> str | None:
         try:
@@ -249,7 +280,7 @@ class Tree:
     def _run_row(self, directory: Path, meta: dict[str, Any]) -> Row:
         from mlflow.entities import RunStatus
 
-        status = meta.get("status", RunStatus.RUNNING)
+        status = meta.get("status") or RunStatus.RUNNING
         try:
             status = RunStatus.to_string(status) if isinstance(status, int) else status
         except Exception as error:
@@ -265,7 +296,7 @@ class Tree:
             "source_name": "",
             "entry_point_name": "",
             "source_version": "",
-            "user_id": meta.get("user_id"),
+            "user_id": meta.get("user_id") or self._user(directory),
             "status": status,
             "start_time": meta.get("start_time"),
             "end_time": meta.get("end_time"),
@@ -274,6 +305,15 @@ class Tree:
             "artifact_uri": meta.get("artifact_uri"),
             "experiment_id": directory.parent.name,
         }
+
+    @staticmethod
+    def _user(directory: Path) -> str | None:
+        """Return the user whom a run's tag names."""
+        path = directory / "tags" / "mlflow.user"
+        # If the file cannot be read, the tag is malformed and not the run.
+        with contextlib.suppress(BadError):
+            return text_of(path) if path.is_file() else None
+        return None
 
     def _edge(self, experiment: Path, run: str, folder: str, path: Path) -> Iterator[tuple[str, Row]]:
         """Return the rows of an input or output of a run."""
@@ -543,8 +583,22 @@ class Tree:
         return {}
 
 
+def names_artifacts(tag: str, text: str) -> bool:
+    """Return whether a tag names artifacts of its own run.
+
+    Args:
+        tag: The tag.
+        text: Its value: JSON lists of `{"artifact_path": …}` for models, and of `{"path": …}` for tables.
+    """
+    entries = models_of(text)
+    if tag == TABLES_TAG:
+        return bool(entries)
+    # A model with an id of its own (MLflow 3) is outside of the run, by an address.
+    return any(not re.match(r"/|[a-z]+:", str(entry.get("artifact_path", "/"))) for entry in entries)
+
+
 def models_of(text: str) -> list[dict[str, Any]]:
-    """Return the entries of the tag mlflow.log-model.history; none if it is not MLflow's."""
+    """Return the entries of a tag that is a list of them, as mlflow.log-model.history; none if it is not MLflow's."""
     try:
         found = json.loads(text)
     except ValueError:
