@@ -164,6 +164,16 @@ def test_wrong_password_and_unknown_user(site: Site, anonymous: requests.Session
     assert answer.status_code == 200
 
 
+@pytest.mark.parametrize("headers", [{"Authorization": "Bearer x"}, {"X-MLFLOW-WORKSPACE": "other"}])
+def test_header_that_mlflow_cannot_read_is_not_authenticated(
+    site: Site, anonymous: requests.Session, headers: dict[str, str]
+) -> None:
+    # A path of Flask, and one of FastAPI.
+    for path in (EXPERIMENTS, "/api/2.0/mlflow-artifacts/artifacts"):
+        answer = anonymous.get(site.url + path, headers=headers, timeout=60)
+        assert (answer.status_code, "WWW-Authenticate" in answer.headers) == (401, True), path
+
+
 def test_repeated_wrong_passwords_are_slowed(
     site: Site, anonymous: requests.Session, admin: requests.Session, user: tuple[str, str]
 ) -> None:

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import server_login
 import server_speed
 import server_store
 
@@ -363,5 +364,8 @@ def create_app(presigned: bool, remembered_seconds: float) -> Any:
     server_speed.remember_administrators(remembered_seconds)
     server_speed.serve_flask_directly(application, flask_app)
     tell_errors_of_the_store(application, flask_app)
+    has_workspaces = os.environ.get("MLFLOW_ENABLE_WORKSPACES", "").lower() in ("1", "true")
+    application.add_middleware(server_login.CheckHeaders, has_workspaces=has_workspaces)
+    # Outermost, so that the other one's answers come after the body as well.
     application.add_middleware(ReadTheRest)
     return application
