@@ -28,9 +28,7 @@ from fastapi.testclient import TestClient
 from flask import Flask
 from google.resumable_media import InvalidResponse
 from mlflow.entities import FileInfo
-from mlflow.exceptions import MlflowException
 from mlflow.server import app as mlflow_app
-from mlflow.server import handlers
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from tests.project import PROJECT
@@ -157,87 +155,6 @@ def test_the_journal_says_where_it_failed(caplog: pytest.LogCaptureFixture) -> N
     except OSError as error:
         server_app.as_json(error)
     assert "test_the_journal_says_where_it_failed" in caplog.text
-
-
-OWN = SimpleNamespace(info=SimpleNamespace(artifact_uri="s3://bucket/site/1/own/artifacts"))
-OWN_MODEL = SimpleNamespace(artifact_location="mlflow-artifacts:/1/models/m-own/artifacts")
-FOREIGN = [
-    "s3://bucket/site/2/other/artifacts/model",
-    "S3://bucket/site/2/other/artifacts/model",
-    "s3://bucket/site/1/own/artifacts-of-another",
-    "gs://bucket/site/2/other/artifacts/model",
-    "wasbs://container@account.blob.core.windows.net/2/other/artifacts/model",
-    "mlflow-artifacts:/2/other/artifacts/model",
-    "dbfs:/2/other",
-]
-
-
-@pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let MLflow check sources as the server does, with a run and a logged model in its store."""
-    store = SimpleNamespace(get_run=lambda _run: OWN, get_logged_model=lambda _model: OWN_MODEL)
-    monkeypatch.setattr(handlers, "_get_tracking_store", lambda: store)
-    monkeypatch.setattr(handlers, "_is_mlflow_artifact_source", handlers._is_mlflow_artifact_source)
-    server_app.hold_versions_to_what_they_name()
-
-
-@pytest.mark.usefixtures("registry")
-@pytest.mark.parametrize("source", FOREIGN)
-@pytest.mark.parametrize("named", ["own", ""])
-def test_a_version_is_not_of_what_it_does_not_name(source: str, named: str) -> None:
-    for check in (handlers._validate_source_run, handlers._validate_source_model):
-        with pytest.raises(MlflowException, match="must identify the resource that contains the source"):
-            check(source, named)
-
-
-@pytest.mark.usefixtures("registry")
-def test_a_version_is_of_what_it_names() -> None:
-    handlers._validate_source_run("s3://bucket/site/1/own/artifacts/model", "own")
-    handlers._validate_source_run("runs:/own/model", "own")
-    handlers._validate_source_run("models:/another/1", "")
-    handlers._validate_source_model("mlflow-artifacts:/1/models/m-own/artifacts", "m-own")
-    handlers._validate_source_model("models:/m-0123456789abcdef0123456789abcdef", "m-0123456789abcdef0123456789abcdef")
-    handlers._validate_source_model("models:/another/1", "m-own")
-
-
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Return what says where the artifacts of a trace are read."""
-    # Anybody may make an experiment with the location of another.
-    store = SimpleNamespace(get_experiment=lambda _id: SimpleNamespace(artifact_location="s3://bucket/site/2"))
-    monkeypatch.setattr(handlers, "_get_tracking_store", lambda: store)
-    monkeypatch.setattr(handlers, "_get_trace_repo_from_uri", lambda uri: uri)
-    monkeypatch.setattr(handlers, "_get_trace_artifact_repo", handlers._get_trace_artifact_repo)
-    server_app.hold_traces_to_their_experiment()
-
-    def location(trace: str, tagged: str) -> str:
-        tags = {"mlflow.artifactLocation": tagged}
-        return str(handlers._get_trace_artifact_repo(SimpleNamespace(trace_id=trace, experiment_id="1", tags=tags)))
-
-    return location
-
-
-@pytest.mark.parametrize(
-    ("trace", "tagged"),
-    [
-        ("tr-own", "s3://bucket/site/2/traces/tr-other/artifacts"),
-        ("tr-own", "mlflow-artifacts:/2/traces/tr-other/artifacts"),
-        ("/tr-other", "s3://bucket/site/2/traces/tr-other/artifacts"),
-        ("tr-other/", "s3://bucket/site/2/traces/tr-other/artifacts"),
-        ("./tr-other", "s3://bucket/site/2/traces/./tr-other/artifacts"),
-        ("../../3/traces/tr-other", "s3://bucket/site/2/traces/../../3/traces/tr-other/artifacts"),
-        ("tr-other?", "s3://bucket/site/2/traces/tr-other?/artifacts"),
-    ],
-)
-def test_a_trace_is_not_read_where_another_is(read: Callable[..., str], trace: str, tagged: str) -> None:
-    with pytest.raises(MlflowException, match="artifacts that are not its own"):
-        read(trace, tagged)
-
-
-@pytest.mark.parametrize("trace", ["tr-0123456789abcdef0123456789abcdef", "0123456789abcdef", "imported.from:x_1"])
-def test_a_trace_is_read_within_its_experiment(read: Callable[..., str], trace: str) -> None:
-    own = f"s3://bucket/site/2/traces/{trace}/artifacts"
-    assert read(trace, own) == own
 
 
 @pytest.mark.parametrize(("destination", "count"), [("/srv", 1), ("s3://b", 4), ("wasbs://c@a", 2), ("gs://b", 5)])

@@ -1,8 +1,5 @@
 """The application that gunicorn serves: MLflow with its login, and what a site says of its artifact store.
 
-MLflow reads artifacts for its users with the server's own login to the store. What a user names to be read is therefore
-held to what that user may read.
-
 MLflow lets the errors of a store's library through, which a client sees as a page that says "Internal Server Error".
 Here each gets a status of its own, chosen by what MLflow's client does with it (mlflow.utils.request_utils): 503 for a
 store that is away or busy is tried again; 507 for a full disk and 424 for a store that refuses (both RFC 4918) are told
@@ -22,12 +19,12 @@ import os
 import posixpath
 import re
 import socket
-import urllib.parse
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import server_access
 import server_login
 import server_speed
 import server_store
@@ -84,8 +81,6 @@ LOGIN_CODES = {
 }
 # S3's word, with status 400, for an upload that came too slowly.
 SLOW_CODES = {"RequestTimeout"}
-# What MLflow itself makes trace ids of, and imported ones have. A slash would lead to the artifacts of another trace.
-TRACE_ID = re.compile(r"[\w:-][\w.:-]*")
 UNAFFECTED = "what is logged to runs is not affected"
 
 
@@ -175,46 +170,6 @@ def keep_clients_from_the_store() -> None:
     no = {SERVER_INFO_MULTIPART_DOWNLOADS_ENABLED: False, SERVER_INFO_MULTIPART_UPLOADS_ENABLED: False}
     upstream = handlers.build_server_info_payload
     handlers.build_server_info_payload = server_info_api.build_server_info_payload = lambda: upstream() | no
-
-
-def hold_versions_to_what_they_name() -> None:
-    """Refuse a model version whose source is not within the run or logged model that it names.
-
-    MLflow asks whether the caller may read that run or model, and whether the source is within it, but the latter only
-    for sources that it serves itself. For any other, such as s3://, it would read whatever its own login can.
-    """
-    from mlflow.server import handlers
-
-    upstream = handlers._is_mlflow_artifact_source
-
-    def must_be_within(source: str) -> bool:
-        # MLflow has looked at these two by then.
-        return upstream(source) or urllib.parse.urlsplit(source).scheme not in {"runs", "models"}
-
-    handlers._is_mlflow_artifact_source = must_be_within
-
-
-def hold_traces_to_their_experiment() -> None:
-    """Read the artifacts of a trace from nowhere but its own place within its experiment.
-
-    MLflow reads them from where a tag of the trace says, which clients may set, and by default that is made of an id
-    that clients choose.
-    """
-    from mlflow.exceptions import MlflowException
-    from mlflow.server import handlers
-    from mlflow.utils.mlflow_tags import MLFLOW_ARTIFACT_LOCATION
-    from mlflow.utils.uri import append_to_uri_path
-
-    upstream = handlers._get_trace_artifact_repo
-
-    def repository_of(trace: Any) -> Any:
-        experiment = handlers._get_tracking_store().get_experiment(trace.experiment_id)
-        own = append_to_uri_path(experiment.artifact_location, "traces", trace.trace_id, "artifacts")
-        if not TRACE_ID.fullmatch(trace.trace_id) or trace.tags.get(MLFLOW_ARTIFACT_LOCATION, own) != own:
-            raise MlflowException.invalid_parameter_value("The trace names artifacts that are not its own.")
-        return upstream(trace)
-
-    handlers._get_trace_artifact_repo = repository_of
 
 
 def as_absent(error: Exception, repository: Any, artifact_path: str) -> Exception | None:
@@ -350,8 +305,10 @@ def create_app(presigned: bool, remembered_seconds: float) -> Any:
     from mlflow.server import app as flask_app
     from mlflow.server.auth import create_app as create_login_app
 
-    hold_versions_to_what_they_name()
-    hold_traces_to_their_experiment()
+    server_access.hold_versions_to_what_they_name()
+    server_access.hold_traces_to_their_experiment()
+    server_access.keep_traces_in_their_experiment()
+    server_access.reserve_locations_for_administrators()
     let_errors_of_a_file_through()
     if not presigned:
         keep_clients_from_the_store()
