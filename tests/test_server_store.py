@@ -184,6 +184,20 @@ def test_a_run_that_is_deleted_or_absent_is_not_written_to(store: Any, experimen
         assert not rows(store, run)["metrics"]
 
 
+@pytest.mark.parametrize("way", [UPSTREAM, OURS], ids=["MLflow's own", "ours"])
+@pytest.mark.parametrize("step", ["_set_tags", "_log_model_metrics"])
+def test_another_error_of_a_batch_is_wrapped(
+    store: Any, experiment: str, monkeypatch: pytest.MonkeyPatch, way: Functions, step: str
+) -> None:
+    def fail(*arguments: Any, **more: Any) -> None:
+        raise ValueError("not foreseen")
+
+    monkeypatch.setattr(store, step, fail)
+    arguments = batch([Metric("m", 1.0, 1, 1)], [], [RunTag("t", "1")])
+    error = outcome(way["log_batch"], store, new_run(store, experiment), *arguments)
+    assert error == ("INTERNAL_ERROR", "not foreseen")
+
+
 def test_a_changed_param_is_refused_and_nothing_of_its_batch_stays(store: Any, experiment: str) -> None:
     run = new_run(store, experiment)
     server_store.log_batch(store, run, *batch(params=[Param("p", "1")]))

@@ -234,8 +234,11 @@ def log_batch(store: Any, run_id: str, metrics: Sequence[Any], params: Sequence[
         tags: Entities of MLflow.
 
     Raises:
-        mlflow.exceptions.MlflowException: One of them cannot be stored, or the run cannot be written to.
+        mlflow.exceptions.MlflowException: One of them cannot be stored, or the run cannot be written to. Any other
+            error is wrapped with the code INTERNAL_ERROR.
     """
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
     from mlflow.store.tracking import sqlalchemy_store as upstream
 
     upstream._validate_run_id(run_id)
@@ -250,9 +253,14 @@ def log_batch(store: Any, run_id: str, metrics: Sequence[Any], params: Sequence[
             add_metrics(store, session, run_id, metrics)
         return experiment_id
 
-    experiment_id = store._run_with_deadlock_retry(write)
-    store._log_model_metrics(run_id, metrics, experiment_id=experiment_id)
-    store._set_tags(run_id, tags)
+    try:
+        experiment_id = store._run_with_deadlock_retry(write)
+        store._log_model_metrics(run_id, metrics, experiment_id=experiment_id)
+        store._set_tags(run_id, tags)
+    except MlflowException:
+        raise
+    except Exception as error:
+        raise MlflowException(error, INTERNAL_ERROR) from error
 
 
 def add_metrics(store: Any, session: Any, run_id: str, metrics: Sequence[Any]) -> None:
