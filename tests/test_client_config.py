@@ -4,6 +4,7 @@ import logging
 import os
 from pathlib import Path
 
+import mlflow
 import pytest
 import trustme
 
@@ -46,7 +47,35 @@ def test_without_anything_runs_are_kept_here(job: Path) -> None:
 def test_runs_that_are_in_mlruns_stay_in_sight(job: Path) -> None:
     (job / "mlruns" / "0").mkdir(parents=True)
     (job / "mlruns" / "0" / "meta.yaml").touch()
-    assert get_mlflow_config()["tracking_uri"] == "mlruns"
+    config = get_mlflow_config()
+    assert config["tracking_uri"] == "mlruns"
+    assert "Runs are kept in the folder mlruns" in config["warnings"][0]
+    # MLflow raises an exception for a folder otherwise.
+    client = mlflow.MlflowClient(config["tracking_uri"])
+    run = client.create_run(client.create_experiment("new"))
+    assert (job / "mlruns" / run.info.experiment_id / run.info.run_id / "meta.yaml").exists()
+
+
+def test_folder_that_the_user_forbids_is_rejected_with_two_ways_out(job: Path) -> None:
+    os.environ.update(MLFLOW_TRACKING_URI="./mlruns", MLFLOW_ALLOW_FILE_STORE="false")
+    sentence = refused()
+    assert "docs/import.md" in sentence
+    assert "sqlite:///mlflow.db" in sentence
+
+
+@pytest.mark.parametrize(
+    "uri", ["mlflow.example.com", "mlflow.example.com/", "mlflow.example.com:8443", "localhost:5000", "mlflow:5000/x"]
+)
+def test_address_without_its_scheme_is_rejected(job: Path, uri: str) -> None:
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    assert "has no https:// at its start" in refused()
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "./mlruns.old", "runs/2024.1", "/data/mlruns.old", "runs.old"])
+def test_folder_is_a_local_store(job: Path, uri: str) -> None:
+    (job / "runs.old").mkdir()
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    assert get_mlflow_config()["target"] == "local"
 
 
 def test_production_is_the_server(job: Path) -> None:
@@ -131,7 +160,8 @@ def test_locally_they_are_not_spoken_of(job: Path) -> None:
     [
         ("", "MLFLOW_TRACKING_URI is not set"),
         ("sqlite:///mlflow.db", "a store on this machine"),
-        ("mlflow.example.com", "a store on this machine"),
+        ("mlflow.example.com", "has no https:// at its start"),
+        ("./mlruns", "a store on this machine"),
         (f"alice:{SECRET}@mlflow.example.com", "has no https:// at its start"),
         (f"https://alice:{SECRET}@mlflow.example.com", "holds a login"),
         (f"postgresql://mlflow:{SECRET}@host/mlflow", "the address of a database"),

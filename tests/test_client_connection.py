@@ -103,7 +103,7 @@ def test_all_of_it_works_and_nothing_is_left(job: Path, server: Server) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines()
     assert (done.returncode, done.stderr) == (0, "")
-    assert lines[0] == f"{server.uri}, as MLFLOW_ENV=production has it"
+    assert lines[0] == f"{server.uri} (production)"
     assert [line.split()[:2] for line in lines[1:-1]] == [
         [name, "ok"] for name in ("name", "port", "tls", "version", "login", "permission", "artifacts")
     ]
@@ -262,7 +262,7 @@ def test_what_cannot_be_deleted_is_named(check: Check, server: Server, monkeypat
 def test_a_store_on_this_machine(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "sqlite:///mlflow.db, as MLFLOW_ENV=development has it",
+        "sqlite:///mlflow.db (development)",
         "  store       ok         runs are kept in sqlite:///mlflow.db, on this machine",
         "All of it works.",
     ]

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _test(config: MlflowConfig) -> int:
     from mlflow_site.checks import results  # MLflow is imported here, after its variables are set.
 
-    print(f"{config['tracking_uri']}, as MLFLOW_ENV={config['environment']} has it", flush=True)
+    print(f"{config['tracking_uri']} ({config['environment']})", flush=True)
     works = True
     for result in results(config):
         works = works and result.outcome != "FAILED"

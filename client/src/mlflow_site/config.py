@@ -12,6 +12,8 @@ from mlflow_site.errors import ConfigError
 from mlflow_site.targets import VARIABLE, Target
 from mlflow_site.variables import Variables
 
+FOLDER_VARIABLE = "MLFLOW_ALLOW_FILE_STORE"
+
 _logger = logging.getLogger("mlflow_site")
 
 # What the server needs and a job does not. A value may hold a password and is never shown.
@@ -65,6 +67,8 @@ def get_mlflow_config(directory: str | Path | None = None) -> MlflowConfig:
     warnings: list[str] = []
     environment, target = _target(name, found, warnings)
     targets.require_plugin(target)
+    if target.is_folder:
+        _allow_folder(target, found, warnings)
     if target.kind != "local":
         warnings += [f"{name} is not used: {why}." for name, why in OF_THE_SERVER.items() if found.get(name)]
     config = MlflowConfig(
@@ -85,6 +89,24 @@ def get_mlflow_config(directory: str | Path | None = None) -> MlflowConfig:
     for warning in warnings:
         _logger.warning(warning)
     return config
+
+
+def _allow_folder(target: Target, found: Variables, warnings: list[str]) -> None:
+    """Let MLflow keep runs in a folder, which it refuses since version 3.17 unless MLFLOW_ALLOW_FILE_STORE is true.
+
+    Raises:
+        ConfigError: The user forbids it.
+    """
+    ways_out = "import the folder into the server (docs/import.md), or set MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
+    if found.get(FOLDER_VARIABLE) and not found.flag(FOLDER_VARIABLE):
+        raise ConfigError(
+            f"{FOLDER_VARIABLE} is {found.get(FOLDER_VARIABLE)!r}, and runs are kept in the folder "
+            f"{target.tracking_uri}; {ways_out}."
+        )
+    os.environ[FOLDER_VARIABLE] = "true"
+    warnings.append(
+        f"Runs are kept in the folder {target.tracking_uri}, which MLflow no longer maintains; {ways_out} for new runs."
+    )
 
 
 def _target(name: str, found: Variables, warnings: list[str]) -> tuple[str, Target]:

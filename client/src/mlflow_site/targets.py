@@ -19,6 +19,8 @@ TAKES = "it takes the server's address alone, such as https://mlflow.example.com
 ARN = re.compile(r"arn:aws[a-z-]*:sagemaker:[a-z0-9-]+:\d{12}:(mlflow-tracking-server|mlflow-app)/[A-Za-z0-9-]+")
 ARN_FORM = "arn:aws:sagemaker:<region>:<account>:mlflow-tracking-server/<name>"
 DATABRICKS = re.compile(r"databricks(-uc)?(://[\w.:-]+)?")
+# The first part of a path that is likely to be a host: it has a dot between two names, or a port.
+HOST = re.compile(r"[A-Za-z0-9-]+((\.[A-Za-z0-9-]+)+(:\d+)?|:\d+)")
 DATABASES = ("postgresql", "postgres", "mysql", "mssql", "oracle")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -41,6 +43,11 @@ class Target:
     def host(self) -> str:
         """The name of a server's host."""
         return urlsplit(self.tracking_uri).hostname or ""
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether runs are kept as files in a folder, such as mlruns/."""
+        return self.kind == "local" and not self.tracking_uri.startswith("sqlite:")
 
     @property
     def is_remote(self) -> bool:
@@ -73,14 +80,22 @@ def parse(uri: str) -> Target:
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme in DATABASES:
         raise ConfigError(f"{VARIABLE} is the address of a database, which only the server may reach; {TAKES}.")
-    if re.match(r"sqlite:///|file:", uri) or ("://" not in uri and "@" not in uri):
+    if re.match(r"sqlite:///|file:", uri):
         return Target("local", uri)
     if "://" not in uri:
-        raise ConfigError(f"{VARIABLE} has no https:// at its start; {TAKES}.")
+        if "@" in uri or _names_host(uri):
+            raise ConfigError(f"{VARIABLE} has no https:// at its start; {TAKES}, or a folder as ./<name>.")
+        return Target("local", uri)
     raise ConfigError(
         f"{VARIABLE} starts with {scheme + '://'!r}; it takes https://, a local store (sqlite:///mlflow.db), "
         f"databricks, or the ARN of a SageMaker tracking server."
     )
+
+
+def _names_host(path: str) -> bool:
+    """Return whether a path is likely to be the address of a server without its scheme."""
+    first = path.partition("/")[0]
+    return bool(HOST.fullmatch(first)) and not Path(first).exists()
 
 
 def _databricks(uri: str) -> Target:
