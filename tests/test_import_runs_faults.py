@@ -180,12 +180,18 @@ def test_a_conflict_is_refused_before_anything_changes(site: Site, tree: Path) -
         assert "'classifier'" in conflicts[1]
         assert run_id(5) in conflicts[2]
         assert "3 in conflict" in result.error
+        # No option lets a run come twice.
+        assert "on_conflict" not in result.error
     for how in ("merge", "rename"):
         result = site.run("import", "--on-conflict", how, source=tree, well=False)
         assert len(result.report["conflicts"]) == 1
         assert run_id(5) in result.error
     assert site.dump() == before
     assert site.files() == {}
+    site.sql("DELETE FROM params")
+    site.sql("DELETE FROM runs")
+    result = site.run("import", source=tree, well=False)
+    assert result.error.endswith("Set on_conflict=merge or on_conflict=rename to import it all the same.")
 
 
 def test_merge_adds_to_what_is_there_and_undo_takes_only_that(site: Site, tree: Path) -> None:

@@ -213,6 +213,7 @@ def test_nothing_else_is_told(stopped: Result, imported: Result) -> None:
         assert others == []
         assert len(result.report["malformed"]) == len(CASES)
     assert f"{len(CASES)} malformed" in stopped.error
+    assert stopped.error.endswith("or set malformed=set_aside to import the rest.")
     assert imported.report["set_aside"] == len(CASES)
 
 

@@ -42,6 +42,8 @@ class Survey:
     goals: dict[str, Goal] = field(default_factory=dict)
     models: dict[str, tuple[str, bool]] = field(default_factory=dict)
     conflicts: list[str] = field(default_factory=list)
+    # How many of them are names, which on_conflict resolves.
+    names_taken: int = 0
     renamed: dict[str, str] = field(default_factory=dict)
     grown: list[str] = field(default_factory=list)
     already: Counter[str] = field(default_factory=Counter)
@@ -229,6 +231,7 @@ class Plan:
                     continue
                 if self.options.on_conflict == "fail":
                     self.survey.conflicts.append(f"The server has an experiment {name!r}, of the id {names[name][0]}.")
+                    self.survey.names_taken += 1
                 else:
                     self.survey.renamed[name] = name = self._free(
                         f"{name} (imported {self.options.begun:%Y-%m-%d})", names
@@ -293,6 +296,7 @@ class Plan:
             name, merged = part.key, part.key in names
             if merged and self.options.on_conflict == "fail":
                 self.survey.conflicts.append(f"The server has a registered model {name!r}.")
+                self.survey.names_taken += 1
             elif merged and self.options.on_conflict == "rename":
                 name, merged = self._free(f"{name}-imported-{self.journal.identity}", names), False
                 self.survey.renamed[part.key] = name
