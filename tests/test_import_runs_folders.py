@@ -116,3 +116,41 @@ def test_a_deleted_default_experiment_joins_no_active_one(site: Site, tmp_path: 
     assert refused.report["conflicts"] == ["The server has an experiment 'Default', of the id 0."]
     renamed = site.run("import", "--on-conflict", "rename", source=root).report["renamed"]["Default"]
     assert site.sql("SELECT lifecycle_stage FROM experiments WHERE name = %s", renamed) == [("deleted",)]
+
+
+@pytest.fixture
+def repeated(site: Site, tmp_path: Path, imported: Result) -> Path:
+    """Make a tree with an active and a deleted experiment of the same name, and one without a meta.yaml."""
+    del imported
+    site.reset()
+    root = plant(tmp_path / "mlruns", {"one": 1, "two": 2, "three": 3})
+    meta = root / "11" / "meta.yaml"
+    meta.write_text(meta.read_text().replace("two", "one").replace("active", "deleted"))
+    (root / ".trash").mkdir()
+    (root / "11").rename(root / ".trash" / "11")
+    (root / "12" / "meta.yaml").unlink()
+    return root
+
+
+def test_runs_of_an_experiment_that_is_set_aside_are_counted(site: Site, repeated: Path) -> None:
+    reasons = {
+        each["path"]: each["reason"] for each in site.run("plan", source=repeated, well=False).report["malformed"]
+    }
+    assert reasons[".trash/11"] == (
+        "its name is that of the experiment 10, which on_conflict=rename resolves; 2 runs go with it"
+    )
+    assert reasons["12/meta.yaml"].endswith("; 3 runs go with it")
+
+
+def test_a_name_that_a_source_has_twice_can_be_renamed(site: Site, repeated: Path) -> None:
+    options = ("--on-conflict", "rename", "--malformed", "set-aside")
+    report = site.run("import", *options, source=repeated).report
+    name = report["renamed"]["one in .trash/11"]
+    query = (
+        "SELECT e.name, e.lifecycle_stage, count(*) FROM experiments e JOIN runs USING (experiment_id) GROUP BY 1, 2"
+    )
+    assert set(site.sql(query)) == {("one", "active", 1), (name, "deleted", 2)}
+    before = site.dump()
+    again = site.run("import", *options, source=repeated).report
+    assert not any(again["imported"].values())
+    assert {table for table, rows in site.dump().items() if rows != before[table]} <= {"mlflow:import_runs.imports"}

@@ -222,9 +222,11 @@ def planned(given: argparse.Namespace) -> tuple[Importer, dict[str, Any]]:
         "not_imported": source.left(),
     }
     if survey.conflicts:
-        report["error"] = f"{len(survey.conflicts)} in conflict with the server: {survey.conflicts[0]}"
-        if survey.names_taken == len(survey.conflicts):
-            report["error"] += " Set on_conflict=merge or on_conflict=rename to import it all the same."
+        are_names = survey.names_taken == len(survey.conflicts)
+        report["error"] = (
+            f"{len(survey.conflicts)} in conflict with the server: {survey.conflicts[0]}"
+            f"{' Set on_conflict=merge or on_conflict=rename to import it all the same.' if are_names else ''}"
+        )
     elif bad and not options.set_aside:
         report["error"] = (
             f"{len(bad)} malformed in the source, such as {bad[0]['path']}: {bad[0]['reason']}. "

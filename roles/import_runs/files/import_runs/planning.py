@@ -207,16 +207,25 @@ class Plan:
         wanted = {}
         for experiment in self.source.experiments():
             name = experiment.name
-            if (fault := name_fault("experiment", name)) or name in claimed:
-                fault = fault or f"its name is that of the experiment {claimed[name]}"
-                self.note(Bad(experiment.path, fault, "experiment"))
+            if fault := name_fault("experiment", name):
+                self.note(Bad(experiment.path, f"{fault}{self._set_aside_with(experiment)}", "experiment"))
                 continue
-            claimed[name] = experiment.key
+            is_repeated = name in claimed
             if experiment.key in mapped and not self._displaced(experiment, mapped[experiment.key], names, taken):
                 self.survey.goals[experiment.key] = Goal(*mapped[experiment.key])
                 if mapped[experiment.key].name != name and not mapped[experiment.key].merged:
                     self.survey.renamed[name] = mapped[experiment.key].name
+                claimed.setdefault(name, experiment.key)
                 continue
+            if is_repeated:
+                # The file store allows it, if one of the two is deleted; the server does not.
+                if self.options.on_conflict != "rename":
+                    fault = f"its name is that of the experiment {claimed[name]}, which on_conflict=rename resolves"
+                    self.note(Bad(experiment.path, f"{fault}{self._set_aside_with(experiment)}", "experiment"))
+                    continue
+                name = self._free(self._name_when_renamed(name), {*names, *claimed})
+                self.survey.renamed[f"{experiment.name} in {experiment.path}"] = name
+            claimed[name] = experiment.key
             is_default = experiment.key == "0" and name == "Default"
             if is_default and experiment.is_deleted and next(experiment.parts(), None) is None:
                 # MLflow makes this experiment by itself; there is nothing to import.
@@ -233,9 +242,8 @@ class Plan:
                     self.survey.conflicts.append(f"The server has an experiment {name!r}, of the id {names[name][0]}.")
                     self.survey.names_taken += 1
                 else:
-                    self.survey.renamed[name] = name = self._free(
-                        f"{name} (imported {self.options.begun:%Y-%m-%d})", names
-                    )
+                    self.survey.renamed[name] = name = self._free(self._name_when_renamed(name), {*names, *claimed})
+                    claimed[name] = experiment.key
             wanted[experiment.key] = (name, experiment.name)
         # Ids that can stay are kept, the others get the next ones.
         kept = {
@@ -247,6 +255,16 @@ class Plan:
         for key, (name, former) in wanted.items():
             new = kept[key] if key in kept else next(each for each in free if each not in used)
             self.survey.goals[key] = Goal(new, name, below(self.destination.root, str(new)), False, former)
+
+    def _name_when_renamed(self, name: str) -> str:
+        """Return the name of an experiment whose own is taken."""
+        return f"{name} (imported {self.options.begun:%Y-%m-%d})"
+
+    @staticmethod
+    def _set_aside_with(experiment: Experiment) -> str:
+        """Say how many runs go with an experiment that cannot be imported."""
+        number = sum(part.kind == "run" for part in experiment.parts())
+        return f"; {number} runs go with it" if number else ""
 
     def _last_id(self) -> int:
         with self.connection.cursor() as cursor:

@@ -129,7 +129,8 @@ class Tree:
                 if not isinstance(meta.get("name"), str):
                     raise BadError("it has no name")
             except BadError as error:
-                self._bad(directory / META, error, "experiment")
+                runs = sum(folder.name not in RESERVED for folder in folders(directory))
+                self._bad(directory / META, f"{error}; {runs} runs go with it" if runs else error, "experiment")
                 continue
             yield self._experiment(directory, meta)
 
