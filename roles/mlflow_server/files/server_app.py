@@ -28,13 +28,9 @@ import server_access
 import server_login
 import server_speed
 import server_store
+from server_login import Message, Receive, Send
 
 logger = logging.getLogger("mlflow.artifacts")
-
-# As ASGI has them: https://asgi.readthedocs.io/en/latest/specs/www.html
-Message = dict[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 # Of a refused request, how many bytes of the body are read and how many seconds are waited before the refusal is sent.
 BODY_READ = 64 * 1024 * 1024
@@ -302,6 +298,7 @@ def create_app(presigned: bool, remembered_seconds: float) -> Any:
         presigned: Whether clients may be sent to the store for the bytes of artifacts.
         remembered_seconds: How long a worker remembers who is an administrator.
     """
+    from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
     from mlflow.server import app as flask_app
     from mlflow.server.auth import create_app as create_login_app
 
@@ -321,8 +318,7 @@ def create_app(presigned: bool, remembered_seconds: float) -> Any:
     server_speed.remember_administrators(remembered_seconds)
     server_speed.serve_flask_directly(application, flask_app)
     tell_errors_of_the_store(application, flask_app)
-    has_workspaces = os.environ.get("MLFLOW_ENABLE_WORKSPACES", "").lower() in ("1", "true")
-    application.add_middleware(server_login.CheckHeaders, has_workspaces=has_workspaces)
+    application.add_middleware(server_login.CheckHeaders, has_workspaces=MLFLOW_ENABLE_WORKSPACES.get())
     # Outermost, so that the other one's answers come after the body as well.
     application.add_middleware(ReadTheRest)
     return application

@@ -10,7 +10,7 @@ from typing import Any
 from parts import Bad, BadError, Part, Row
 from places import Moves, below
 from target import Schema
-from tree import models_of
+from tree import MODELS_TAG, models_of
 
 # What is counted, and what a table's rows are counted as.
 COUNTS = (
@@ -65,7 +65,7 @@ PARENTS = {
     "model_version_tags": ("model_versions", "version", "version"),
     "registered_model_aliases": ("model_versions", "version", "version"),
 }
-LOCATION_TAG, HISTORY_TAG = "mlflow.artifactLocation", "mlflow.log-model.history"
+LOCATION_TAG = "mlflow.artifactLocation"
 
 
 def filled_in(run: Row) -> Row:
@@ -194,7 +194,7 @@ class Fitter:
             changed["artifact_location"] = location
         elif table == "trace_tags" and row["key"] == LOCATION_TAG:
             changed["value"] = location
-        elif table == "tags" and row["key"] == HISTORY_TAG and isinstance(row["value"], str):
+        elif table == "tags" and row["key"] == MODELS_TAG and isinstance(row["value"], str):
             changed["value"] = self._history(row["value"])
         elif table == "entity_associations" and row["destination_type"] == "prompt_version":
             prompt, _, version = str(row["destination_id"]).rpartition("/")
